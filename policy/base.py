@@ -1,0 +1,158 @@
+"""The contract of a policy: messages in, completion out, no hidden conversation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, runtime_checkable
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from sifthinker.policy.boxes import BoxSpace
+from sifthinker.policy.messages import ImageKind, Message
+
+DialectName = Literal["sif", "native"]
+FinishReason = Literal["stop", "length", "deadline"]
+TokenCallback = Callable[[str], None]
+
+
+class PolicyProfile(BaseModel):
+    """How to speak with a policy. Declared once for each policy, never guessed from what it says.
+
+    A folder may carry it as `sifthinker.json` beside the weights.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(description="What the result calls the policy.")
+    family: str = Field(default="unknown", description="transformers' model_type, or the server's model name.")
+    dialect: DialectName = Field(
+        default="native",
+        description="sif: trained on the trace grammar. native: an instruct model as it comes, told the grammar.",
+    )
+    box_space: BoxSpace = Field(default=BoxSpace.UNIT, description="The space in which the policy writes boxes.")
+    box_decimals: int = Field(default=3, ge=0, le=6, description="Decimals of a box or depth written for this policy.")
+    rgb_px: int | None = Field(default=None, ge=1, description="Longest edge of the RGB image shown; None: as it is.")
+    depth_px: int | None = Field(default=None, ge=1, description="Longest edge of the depth picture; None: as it is.")
+    crop_px: int | None = Field(
+        default=None, ge=1, description="Longest edge of a crop shown, enlarged to it as well; None: as it is."
+    )
+    uses_depth_image: bool = Field(default=True, description="Whether the depth picture is shown to it.")
+    domain: str | None = Field(default=None, description="What it knows, if it knows one thing only ('block world').")
+    max_images: int = Field(default=16, ge=1, description="Images it takes in one conversation.")
+    vision_patch_px: int | None = Field(
+        default=None, ge=1, description="Edge of one merged vision token: a resize rounds to multiples of it."
+    )
+    min_image_pixels: int | None = Field(default=None, ge=1, description="The processor enlarges images below this.")
+    max_image_pixels: int | None = Field(default=None, ge=1, description="The processor shrinks images above this.")
+
+    def shown_size(self, image_size: tuple[int, int], kind: ImageKind = "rgb") -> tuple[int, int]:
+        """(width, height) at which an image of that kind is handed to the processor or server.
+
+        RGB and depth are only ever made smaller; a crop is also enlarged, which is the point of it.
+        """
+        longest_px = {"rgb": self.rgb_px, "depth": self.depth_px, "crop": self.crop_px}[kind]
+        width, height = image_size
+        longest = max(width, height)
+        if longest_px is None or (longest <= longest_px and kind != "crop"):
+            return width, height
+        scale = longest_px / longest
+        return max(1, round(width * scale)), max(1, round(height * scale))
+
+    def resized_size(self, image_size: tuple[int, int]) -> tuple[int, int] | None:
+        """(width, height) of the RGB image after the processor's own resize: the pixels of `BoxSpace.RESIZED`.
+
+        None when the profile does not declare how the processor resizes. The rule is the one of the Qwen-VL family:
+        both edges to the nearest multiple of a merged vision token, the area brought into its bounds.
+        """
+        if self.vision_patch_px is None:
+            return None
+        width, height = self.shown_size(image_size)
+        return _round_to_patches(
+            width, height, self.vision_patch_px, self.min_image_pixels or 1, self.max_image_pixels or width * height * 4
+        )
+
+
+def _round_to_patches(width: int, height: int, patch_px: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
+    def scaled(edge: int, scale: float, rounding: Callable[[float], int]) -> int:
+        return max(patch_px, rounding(edge * scale / patch_px) * patch_px)
+
+    new_width, new_height = scaled(width, 1.0, round), scaled(height, 1.0, round)
+    if new_width * new_height > max_pixels:
+        scale = math.sqrt(max_pixels / (width * height))
+        return scaled(width, scale, math.floor), scaled(height, scale, math.floor)
+    if new_width * new_height < min_pixels:
+        scale = math.sqrt(min_pixels / (width * height))
+        return scaled(width, scale, math.ceil), scaled(height, scale, math.ceil)
+    return new_width, new_height
+
+
+@dataclass
+class Completion:
+    """What a policy generated in one call."""
+
+    text: str
+    """Generated text. Ends with the stop string when one was hit."""
+    finish_reason: FinishReason = "stop"
+    stop_string: str | None = None
+    """The stop string that ended it, or None when it ended by itself or was cut."""
+    token_ids: list[int] = field(default_factory=list)
+    """Generated ids, empty where a server does not give them."""
+    token_logprobs: list[float] = field(default_factory=list)
+    """Natural log-probability of each generated token, empty where unknown."""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    images: int = 0
+    """Images encoded for this call (those found in a cache do not count)."""
+    seconds: float = 0.0
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """A vision-language model that can be asked. Implementations are safe to call from several threads."""
+
+    @property
+    def profile(self) -> PolicyProfile:
+        """How to speak with this policy."""
+        ...
+
+    def generate(
+        self,
+        messages: Sequence[Message],
+        *,
+        stop: Sequence[str] = (),
+        max_new_tokens: int = 1024,
+        temperature: float = 0.0,
+        seed: int | None = None,
+        timeout: float | None = None,
+        on_token: TokenCallback | None = None,
+    ) -> Completion:
+        """Generate one assistant turn.
+
+        Args:
+            messages: the whole conversation, ending in a user turn.
+            stop: strings that end the turn; the one hit is kept at the end of the text.
+            max_new_tokens: budget; when exceeded, `finish_reason` is "length".
+            temperature: 0 is greedy.
+            seed: makes sampling repeatable.
+            timeout: seconds for this call; a local policy then ends with "deadline", a server raises PolicyTimeout.
+            on_token: called with each new piece of text; the pieces joined are the text.
+
+        Raises:
+            PolicyTimeout, PolicyUnavailable: the server did not answer.
+        """
+        ...
+
+    def generate_batch(
+        self,
+        conversations: Sequence[Sequence[Message]],
+        *,
+        stop: Sequence[str] = (),
+        max_new_tokens: int = 1024,
+        temperature: float = 0.0,
+        seed: int | None = None,
+        timeout: float | None = None,
+    ) -> list[Completion]:
+        """`generate` for several conversations at once; the answers come in the order of the questions."""
+        ...
