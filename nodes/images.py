@@ -1,0 +1,351 @@
+"""Images as the program holds them: checked, upright, RGB, known by the hash of their pixels.
+
+Everything that comes from outside passes `load_image`; everything that a state or checkpoint mentions is a hash into an
+`ImageStore`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import re
+import stat
+import tempfile
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from PIL import Image
+from sifthinker.nodes.image_files import DECODER_ERRORS, ImageLimits, check_bytes, check_size, open_checked
+from sifthinker.nodes.urls import Resolver, fetch
+from sifthinker.policy.boxes import Box
+from sifthinker.policy.errors import ImageError, UsageError
+
+__all__ = [
+    "FolderImageStore",
+    "ImageLimits",
+    "ImageSource",
+    "ImageStore",
+    "LoadedImage",
+    "MemoryImageStore",
+    "crop",
+    "fit",
+    "image_hash",
+    "load_image",
+    "load_stored",
+]
+
+ImageSource = str | Path | bytes | Image.Image
+
+_DEFAULT_LIMITS = ImageLimits()
+_ORIENTATION_TAG = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:(?://|.*;base64,)")
+_HASH = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class LoadedImage:
+    """An image that passed every check."""
+
+    image: Image.Image
+    """Upright, mode RGB."""
+    sha256: str
+    """Of the size and the upright RGB pixels: equal pictures have equal hashes, whatever file they came from."""
+    warnings: tuple[str, ...] = ()
+    """What was changed or left out, each a sentence for the user."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) in pixels."""
+        return self.image.size
+
+
+def load_image(
+    source: ImageSource,
+    *,
+    limits: ImageLimits = _DEFAULT_LIMITS,
+    allow_urls: bool = False,
+    resolver: Resolver | None = None,
+) -> LoadedImage:
+    """Check, decode and set upright an image from a path, from bytes, from an address, or already opened by Pillow.
+
+    Transparency is laid on white, 16 bits become 8, CMYK becomes RGB, of an animation the first frame is taken; each is
+    said in `warnings`.
+
+    Args:
+        source: a path, the bytes of a file, a Pillow image, or (if allowed) an http(s) address.
+        limits: checked before decoding.
+        allow_urls: whether an address may be fetched; see `urls.fetch` for what is refused even then.
+        resolver: for addresses: host and port to a list of IP addresses; the system's by default.
+
+    Raises:
+        ImageError: with the reason code of what was refused.
+    """
+    image, notes = load_stored(source, limits=limits, allow_urls=allow_urls, resolver=resolver)
+    rgb, more = _to_rgb(image)
+    return LoadedImage(rgb, image_hash(rgb), (*notes, *more))
+
+
+def load_stored(
+    source: ImageSource,
+    *,
+    limits: ImageLimits = _DEFAULT_LIMITS,
+    allow_urls: bool = False,
+    resolver: Resolver | None = None,
+) -> tuple[Image.Image, list[str]]:
+    """As `load_image`, but in the mode in which it is stored (16-bit depth keeps its 16 bits), with the warnings."""
+    if isinstance(source, Image.Image):
+        check_size(source.size, limits)
+        try:
+            source.load()
+        except DECODER_ERRORS as error:
+            raise ImageError("truncated", f"The opened image cannot be decoded ({error}): open it anew.") from error
+        image, notes = source, []
+    else:
+        image, facts = open_checked(_read(source, limits, allow_urls, resolver), limits)
+        notes = []
+        if facts.bits > 8:
+            notes.append(f"The image has {facts.bits} bits a channel; 8 are used.")
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1:
+        notes.append(f"The image is animated; the first of its {frames} frames is used.")
+    return _set_upright(image, notes), notes
+
+
+def image_hash(image: Image.Image) -> str:
+    """SHA-256 of an RGB image's size and pixels."""
+    digest = hashlib.sha256(f"{image.width}x{image.height}:".encode())
+    digest.update(image.tobytes())
+    return digest.hexdigest()
+
+
+def crop(image: Image.Image, box: Box, *, min_px: int = 16) -> tuple[Image.Image, Box]:
+    """The pixels of a box, and the box that they really show.
+
+    Args:
+        image: the full-resolution image.
+        box: normalised xyxy; parts outside the image are left out.
+        min_px: a shorter side is grown to this about its centre, moved inside the image (or to the whole image's side).
+
+    Returns:
+        the crop and its normalised xyxy, which contains the box's part inside the image.
+
+    Raises:
+        UsageError: a number that is not finite, or nothing of the box lies inside the image.
+    """
+    if not all(math.isfinite(value) for value in box):
+        raise UsageError(f"Expected a box of four finite numbers, got {box}.")
+    width, height = image.size
+    left, right = _pixel_span(box[0], box[2], width, min_px)
+    top, bottom = _pixel_span(box[1], box[3], height, min_px)
+    return image.crop((left, top, right, bottom)), (left / width, top / height, right / width, bottom / height)
+
+
+def fit(image: Image.Image, longest_px: int, *, enlarge: bool = False) -> Image.Image:
+    """The image with its longer edge at most `longest_px` (exactly so with `enlarge`), its aspect kept."""
+    if longest_px < 1:
+        raise UsageError(f"Expected a longest edge of at least 1 pixel, got {longest_px}.")
+    longest = max(image.size)
+    if longest == longest_px or (longest < longest_px and not enlarge):
+        return image
+    width, height = (max(1, round(side * longest_px / longest)) for side in image.size)
+    method = Image.Resampling.LANCZOS if longest > longest_px else Image.Resampling.BICUBIC
+    return image.resize((width, height), method)
+
+
+@runtime_checkable
+class ImageStore(Protocol):
+    """Where pixels live while states and checkpoints carry only their hashes."""
+
+    def put(self, image: Image.Image) -> str:
+        """Keep an RGB image; the same pixels give the same hash."""
+        ...
+
+    def get(self, sha256: str) -> Image.Image:
+        """The image of a hash, not to be changed by the caller (ImageError "missing" if it is not there)."""
+        ...
+
+    def __contains__(self, sha256: object) -> bool: ...
+
+
+class MemoryImageStore:
+    """Images in memory; beyond `max_bytes` of pixels the longest unused are dropped, never the newest. Thread-safe."""
+
+    def __init__(self, max_bytes: int = 1_000_000_000) -> None:
+        self.max_bytes = max_bytes
+        self._images: OrderedDict[str, Image.Image] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def put(self, image: Image.Image) -> str:
+        """Keep an RGB image and return its hash."""
+        image = image if image.mode == "RGB" else image.convert("RGB")
+        sha256 = image_hash(image)
+        with self._lock:
+            if sha256 not in self._images:
+                self._images[sha256] = image
+                self._bytes += _pixel_bytes(image)
+            self._images.move_to_end(sha256)
+            while self._bytes > self.max_bytes and len(self._images) > 1:
+                self._bytes -= _pixel_bytes(self._images.popitem(last=False)[1])
+        return sha256
+
+    def get(self, sha256: str) -> Image.Image:
+        """The image of a hash."""
+        with self._lock:
+            if sha256 not in self._images:
+                raise _not_stored(sha256)
+            self._images.move_to_end(sha256)
+            return self._images[sha256]
+
+    def __contains__(self, sha256: object) -> bool:
+        with self._lock:
+            return sha256 in self._images
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+
+class FolderImageStore:
+    """Images as PNG files named by their hash. Processes may share a folder: a file appears whole or not at all."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.path.mkdir(parents=True, exist_ok=True)
+
+    def put(self, image: Image.Image) -> str:
+        """Keep an RGB image and return its hash."""
+        image = image if image.mode == "RGB" else image.convert("RGB")
+        sha256 = image_hash(image)
+        target = self._file(sha256)
+        if not target.exists():
+            handle, temporary = tempfile.mkstemp(dir=self.path, suffix=".part")
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    image.save(file, "PNG", compress_level=1)
+                os.replace(temporary, target)
+            except BaseException:
+                Path(temporary).unlink(missing_ok=True)
+                raise
+        return sha256
+
+    def get(self, sha256: str) -> Image.Image:
+        """The image of a hash."""
+        if sha256 not in self:
+            raise _not_stored(sha256)
+        limits = ImageLimits(
+            max_bytes=10**9, max_pixels=10**9, max_edge=10**6, max_aspect=10**6
+        )  # this program's own file
+        return open_checked(self._file(sha256).read_bytes(), limits)[0]
+
+    def __contains__(self, sha256: object) -> bool:
+        return isinstance(sha256, str) and _HASH.fullmatch(sha256) is not None and self._file(sha256).exists()
+
+    def _file(self, sha256: str) -> Path:
+        return self.path / f"{sha256}.png"
+
+
+def _not_stored(sha256: str) -> ImageError:
+    return ImageError("missing", f"No image {str(sha256)[:12]}… is stored here: give the image again.")
+
+
+def _pixel_bytes(image: Image.Image) -> int:
+    return image.width * image.height * 3
+
+
+def _pixel_span(low: float, high: float, side: int, min_px: int) -> tuple[int, int]:
+    """Whole pixels that cover [low, high] of a side, grown to `min_px` about the centre and kept inside."""
+    low, high = max(low, 0.0) * side, min(high, 1.0) * side
+    if high < low or low >= side or high <= 0:
+        raise UsageError("Expected a box that overlaps the image, x1 < x2 and y1 < y2: give one inside [0, 1].")
+    # Rounding first: 0.7 × 10 is 7.000000000000001, which is no reason to show an eighth pixel.
+    start, end = math.floor(round(low, 6)), math.ceil(round(high, 6))
+    length = min(max(end - start, min_px, 1), side)
+    if length > end - start:
+        start = min(max(round((low + high) / 2 - length / 2), 0), side - length)
+        end = start + length
+    return start, end
+
+
+def _read(source: str | Path | bytes, limits: ImageLimits, allow_urls: bool, resolver: Resolver | None) -> bytes:
+    if isinstance(source, bytes):
+        return source
+    if isinstance(source, str) and _SCHEME.match(source):
+        if not source.lower().startswith(("http://", "https://")):
+            raise ImageError("url", "Only http and https addresses are known: save the image to a file and name that.")
+        if not allow_urls:
+            raise ImageError("url", "Addresses are not fetched unless allowed: save the image to a file and name that.")
+        return fetch(source, max_bytes=limits.max_bytes, timeout=limits.max_url_seconds, resolver=resolver)
+    return _read_file(Path(source), limits)
+
+
+def _read_file(path: Path, limits: ImageLimits) -> bytes:
+    """At most `max_bytes` of a regular file: a pipe, a device or a folder is never opened."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise ImageError("missing", f"No image can be read at {str(path)!r} ({reason}): check the path.") from error
+    if not stat.S_ISREG(mode):
+        raise ImageError("not_a_file", f"Expected an image file, but {str(path)!r} is not a regular file.")
+    try:
+        with path.open("rb") as file:
+            check_bytes(os.fstat(file.fileno()).st_size, limits)
+            return file.read(limits.max_bytes + 1)
+    except OSError as error:
+        raise ImageError("not_a_file", f"The file {str(path)!r} cannot be read ({error.strerror}).") from error
+
+
+def _set_upright(image: Image.Image, notes: list[str]) -> Image.Image:
+    """Apply the EXIF orientation once. Broken EXIF data leaves the image as it is, and says so."""
+    try:
+        orientation = image.getexif().get(_ORIENTATION_TAG, 1)
+    except DECODER_ERRORS:
+        notes.append("The image's EXIF data is broken; it is taken as upright.")
+        return image
+    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+
+
+def _to_rgb(image: Image.Image) -> tuple[Image.Image, list[str]]:
+    """A new RGB image of what a viewer would see, and what was changed for it."""
+    notes: list[str] = []
+    try:
+        if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+            return _on_white(image.convert("RGBA"), notes), notes
+        if image.mode.startswith("I"):
+            levels = np.asarray(image).astype(np.int64).clip(0, 65535)
+            sixteen_bit = image.mode != "I" or levels.max() > 255
+            return Image.fromarray((levels >> 8 if sixteen_bit else levels).astype(np.uint8)).convert("RGB"), notes
+        if image.mode == "F":
+            raise ImageError("format", "Expected 8 or 16 bits a channel, got floating point: convert the image to RGB.")
+        if image.mode == "CMYK":
+            notes.append("The image is in print colours (CMYK); they are converted without its colour profile.")
+        rgb = image.convert("RGB")
+    except (ValueError, OSError, MemoryError) as error:
+        raise ImageError(
+            "format", f"The image's colours (mode {image.mode}) cannot be read as RGB ({error})."
+        ) from error
+    return (rgb.copy() if rgb is image else rgb), notes
+
+
+def _on_white(rgba: Image.Image, notes: list[str]) -> Image.Image:
+    alpha = rgba.getchannel("A")
+    if alpha.getextrema() == (255, 255):
+        return rgba.convert("RGB")
+    notes.append("The image has transparent parts; they are shown on white.")
+    white = Image.new("RGB", rgba.size, (255, 255, 255))
+    white.paste(rgba.convert("RGB"), mask=alpha)
+    return white
