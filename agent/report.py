@@ -1,0 +1,199 @@
+"""The HTML report of a run: one file that holds everything, with the steps drawn over the image."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import metadata, resources
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from PIL import Image
+from sifthinker.agent.pictures import Corners, free_place, is_whole, step_colour
+from sifthinker.nodes.depth import depth_to_rgb
+
+if TYPE_CHECKING:
+    from sifthinker.policy.boxes import Box
+
+_WIDTH = 1000  # units of the overlay's drawing; its height follows the image
+_CHIP = 46  # side of a step's number, in the same units
+_EMBED_PX = 1600  # a larger image is made smaller before it is put into the page
+_PNG_BYTES = 600_000  # a PNG above this is put in as JPEG
+
+
+@dataclass(frozen=True)
+class ReportBox:
+    """One box of a step: normalised xyxy, the depth that the policy said, the depth that was measured."""
+
+    box: Box
+    depth: float | None = None
+    measured: float | None = None
+
+
+@dataclass(frozen=True)
+class ReportStep:
+    """One step: its boxes, what the policy said of them, the crops it was shown, and what it cost, in words."""
+
+    boxes: Sequence[ReportBox]
+    text: str
+    crops: Sequence[Image.Image] = ()
+    cost: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that the page shows. Texts may hold anything: they are escaped."""
+
+    question: str
+    answer: str
+    image: Image.Image
+    steps: Sequence[ReportStep]
+    options: Sequence[str] = ()
+    depth_picture: Image.Image | None = None
+    image_name: str = ""
+    warnings: Sequence[str] = ()
+    facts: Sequence[tuple[str, str]] = field(default_factory=list)
+    """Name and value, as shown: mode, policy, tokens, seconds …"""
+    command: str = ""
+    """The command line that runs it again."""
+    trace_text: str = ""
+
+
+def render_report(report: Report) -> str:
+    """The whole page as HTML; it loads nothing from elsewhere, and runs no script but its own."""
+    environment = Environment(
+        loader=PackageLoader("sifthinker.agent"), autoescape=True, undefined=StrictUndefined, trim_blocks=False
+    )
+    script = _asset("report.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    width, height = report.image.size
+    return environment.get_template("report.html").render(
+        report=report,
+        steps=_step_views(report.steps, report.image.size),
+        height=round(_WIDTH * height / width),
+        aspect=f"{width / height:.4f}",
+        image_url=_picture_url(report.image),
+        depth_url=_picture_url(report.depth_picture) if report.depth_picture else "",
+        gradient=_depth_gradient(),
+        style=Markup(_asset("report.css")),
+        script=Markup(script),
+        script_hash=f"sha256-{digest}",
+        version=metadata.version("sifthinker"),
+    )
+
+
+def box_words(box: Box) -> str:
+    """A box in words: `whole image`, or its corners."""
+    if is_whole(box):
+        return "whole image"
+    x1, y1, x2, y2 = box
+    return f"{x1:.2f}, {y1:.2f} – {x2:.2f}, {y2:.2f}"
+
+
+def step_title(boxes: Sequence[Box]) -> str:
+    """What a step looks at, in two or three words."""
+    if not boxes:
+        return "no box"
+    if len(boxes) == 1:
+        return "the whole image" if is_whole(boxes[0]) else "one region"
+    return f"{len(boxes)} regions"
+
+
+@dataclass(frozen=True)
+class _BoxView:
+    x: float
+    y: float
+    width: float
+    height: float
+    chip_x: float
+    chip_y: float
+    words: str
+    depth: float | None
+    measured: float | None
+
+
+@dataclass(frozen=True)
+class _CropView:
+    url: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class _StepView:
+    number: int
+    colour: str
+    title: str
+    text: str
+    cost: str
+    boxes: list[_BoxView]
+    crops: list[_CropView]
+    has_depth: bool
+
+
+def _step_views(steps: Sequence[ReportStep], size: tuple[int, int]) -> list[_StepView]:
+    chips: list[Corners] = []
+    return [_step_view(number, step, size, chips) for number, step in enumerate(steps, 1)]
+
+
+def _step_view(number: int, step: ReportStep, size: tuple[int, int], chips: list[Corners]) -> _StepView:
+    return _StepView(
+        number=number,
+        colour=step_colour(number - 1),
+        title=step_title([entry.box for entry in step.boxes]),
+        text=step.text,
+        cost=step.cost,
+        boxes=[_box_view(entry, number, size, chips) for entry in step.boxes],
+        crops=[_CropView(_picture_url(crop), f"{crop.width} × {crop.height} px") for crop in step.crops],
+        has_depth=any(entry.depth is not None or entry.measured is not None for entry in step.boxes),
+    )
+
+
+def _box_view(entry: ReportBox, number: int, size: tuple[int, int], chips: list[Corners]) -> _BoxView:
+    """The box in the overlay's units. A frame around the whole image moves inwards with the step, to be told apart."""
+    height = _WIDTH * size[1] / size[0]
+    inset = 6.0 + 9.0 * (number - 1) if is_whole(entry.box) else 1.5
+    x1, y1 = max(entry.box[0] * _WIDTH, inset), max(entry.box[1] * height, inset)
+    x2, y2 = min(entry.box[2] * _WIDTH, _WIDTH - inset), min(entry.box[3] * height, height - inset)
+    chips.append(free_place((x1, y1, x2, y2), (_CHIP, _CHIP), (_WIDTH, height), chips))
+    return _BoxView(
+        x=round(x1, 1),
+        y=round(y1, 1),
+        width=round(max(x2 - x1, 1.0), 1),
+        height=round(max(y2 - y1, 1.0), 1),
+        chip_x=round(chips[-1][0], 1),
+        chip_y=round(chips[-1][1], 1),
+        words=box_words(entry.box),
+        depth=entry.depth,
+        measured=entry.measured,
+    )
+
+
+def _picture_url(image: Image.Image) -> str:
+    """The picture as a `data:` address: PNG where that is small, JPEG otherwise; never larger than `_EMBED_PX`."""
+    image = image.convert("RGB")
+    image.thumbnail((_EMBED_PX, _EMBED_PX), Image.Resampling.LANCZOS)
+    kind, data = "png", _encoded(image, "PNG")
+    if len(data) > _PNG_BYTES:
+        kind, data = "jpeg", _encoded(image, "JPEG")
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _encoded(image: Image.Image, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, quality=88, optimize=True)
+    return buffer.getvalue()
+
+
+def _depth_gradient() -> str:
+    """The colours of every depth picture, near to far, as a CSS background."""
+    colours = depth_to_rgb(np.linspace(0, 1, 9)[None])[0]  # (9, 3)
+    return f"linear-gradient(90deg, {', '.join('#' + bytes(colour).hex() for colour in colours)})"
+
+
+def _asset(name: str) -> str:
+    return resources.files("sifthinker.agent").joinpath("templates", name).read_text(encoding="utf-8")
