@@ -14,7 +14,9 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
+
 from sifthinker.agent.pictures import Corners, free_place, is_whole, step_colour
+from sifthinker.agent.words import box_words, step_title
 from sifthinker.nodes.depth import depth_to_rgb
 
 if TYPE_CHECKING:
@@ -85,23 +87,6 @@ def render_report(report: Report) -> str:
         script_hash=f"sha256-{digest}",
         version=metadata.version("sifthinker"),
     )
-
-
-def box_words(box: Box) -> str:
-    """A box in words: `whole image`, or its corners."""
-    if is_whole(box):
-        return "whole image"
-    x1, y1, x2, y2 = box
-    return f"{x1:.2f}, {y1:.2f} – {x2:.2f}, {y2:.2f}"
-
-
-def step_title(boxes: Sequence[Box]) -> str:
-    """What a step looks at, in two or three words."""
-    if not boxes:
-        return "no box"
-    if len(boxes) == 1:
-        return "the whole image" if is_whole(boxes[0]) else "one region"
-    return f"{len(boxes)} regions"
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from html.parser import HTMLParser
 
 import pytest
 from PIL import Image
-from sifthinker.agent.report import Report, ReportBox, ReportStep, box_words, render_report, step_title
+
+from sifthinker.agent.report import Report, ReportBox, ReportStep, render_report
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{ 7 * 7 }}"
 
@@ -139,11 +140,3 @@ def test_a_run_without_steps_or_answer_is_still_a_page(report: Report) -> None:
 def test_a_large_photograph_does_not_make_a_large_page(report: Report) -> None:
     noise = Image.effect_noise((3000, 2000), 90).convert("RGB")
     assert len(render_report(replace(report, image=noise))) < 4_000_000
-
-
-def test_boxes_and_steps_have_words() -> None:
-    assert box_words((0, 0, 1, 1)) == "whole image"
-    assert box_words((0.1, 0.2, 0.345, 1)) == "0.10, 0.20 – 0.34, 1.00"
-    assert step_title([(0, 0, 1, 1)]) == "the whole image"
-    assert step_title([(0, 0, 0.5, 0.5)]) == "one region"
-    assert step_title([(0, 0, 0.5, 0.5)] * 2) == "2 regions"

@@ -1,0 +1,225 @@
+"""The command line: `sifthinker ask | chat | world | train | doctor`.
+
+Nothing heavy is imported here: every command imports what it needs when it runs, so that `--help` is quick.
+Exit codes: 0 answered, 1 could not answer, 2 wrong use, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from types import TracebackType
+from typing import Annotated, Any, cast
+
+import typer
+from typer.core import TyperGroup
+
+from sifthinker.policy.errors import SifthinkerError, UsageError
+
+LAZY_GROUPS = {
+    "world": ("sifthinker.training.world.cli", "Make scenes and questions of the block world."),
+    "train": ("sifthinker.training.cli", "Train a policy."),
+}
+"""Groups of commands that live elsewhere: name -> module that holds a Typer `app`, one line of help."""
+
+# The parser's errors. Typer brings its own copy of click or uses the one installed, so they are reached through Typer.
+_ParserError = cast("type[Exception]", typer.BadParameter.__mro__[2])
+
+
+class LazyGroups(TyperGroup):
+    """A group of commands some of which are imported only when they are called."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that `args` name; a lazy one is loaded now."""
+        if args and args[0] in LAZY_GROUPS:
+            return args[0], _load_group(args[0]), args[1:]
+        return super().resolve_command(ctx, args)
+
+
+def _load_group(name: str) -> Any:
+    try:
+        group = typer.main.get_group(import_module(LAZY_GROUPS[name][0]).app)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("sifthinker"):
+            raise
+        raise UsageError(
+            f"`sifthinker {name}` needs {error.name}, which is not installed: pip install 'sifthinker[train]'."
+        ) from error
+    group.name = name
+    return group
+
+
+app = typer.Typer(
+    cls=LazyGroups,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    help="Answer questions about an image by looking closer, and show where it looked.",
+)
+
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+PolicyOption = Annotated[
+    str, typer.Option("--policy", "-p", help="embedded, a hub id, ./folder, or openai:MODEL@URL.", metavar="NAME")
+]
+ModeOption = Annotated[
+    str, typer.Option("--mode", "-m", help="How to focus: direct, internal or tools.", metavar="MODE")
+]
+DepthOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Where depth comes from: embedded, none, small, base, large, a folder, file or hub id, or "
+        "image:PATH:near=dark (or bright). Default: what suits the policy.",
+        metavar="SPEC",
+    ),
+]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"sifthinker {version('sifthinker')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and leave.", callback=_show_version, is_eager=True)
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Options that stand before any command."""
+
+
+@app.command()
+def ask(
+    image: Annotated[str, typer.Argument(help="A PNG, JPEG or WebP; - reads it from standard input.", metavar="IMAGE")],
+    question: Annotated[str, typer.Argument(help="The question, in quotes.", metavar="QUESTION")],
+    policy: PolicyOption = "embedded",
+    mode: ModeOption = "tools",
+    depth: DepthOption = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", "-o", help="A possible answer; give it once for each.", metavar="TEXT"),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
+    save: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Write report.html, annotated.png, depth.png, crops/ and result.json into this folder."
+        ),
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Answer one question about an image, and show each step of looking."""
+    from sifthinker.agent.asking import Request, answer_request
+
+    answer_request(
+        Request(image=image, question=question, options=option or [], policy=policy, mode=mode, depth=depth),
+        as_json=json,
+        save=save,
+    )
+
+
+@app.command()
+def chat(
+    image: Annotated[str | None, typer.Argument(help="The image to begin with.", metavar="[IMAGE]")] = None,
+    policy: PolicyOption = "embedded",
+    mode: ModeOption = "tools",
+    depth: DepthOption = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the last conversation.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Ask several questions, about one image or more; /help lists what else can be done."""
+    from sifthinker.agent.chat import run_chat
+
+    run_chat(image=image, policy=policy, mode=mode, depth=depth, resume=resume)
+
+
+@app.command()
+def doctor(
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Say what is installed, on which device it runs, and whether the embedded policy answers."""
+    from sifthinker.agent.doctor import run_doctor
+
+    raise typer.Exit(run_doctor(as_json=json))
+
+
+def _stand_in(name: str, text: str) -> None:
+    """List a lazy group in the help; `LazyGroups` puts the real one in its place when it is called."""
+
+    @app.command(name, help=text, add_help_option=False)
+    def listed() -> None: ...
+
+
+for _name, (_module, _text) in LAZY_GROUPS.items():
+    _stand_in(_name, _text)
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run one command line (without the program's name) and return its exit code.
+
+    Errors of use and of the run become one sentence on standard error. With `--debug`, or SIFTHINKER_DEBUG set, the
+    error itself is raised.
+    """
+    debug = "--debug" in argv or bool(os.environ.get("SIFTHINKER_DEBUG"))
+    try:
+        code = typer.main.get_command(app)(args=list(argv), prog_name="sifthinker", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except (SifthinkerError, _ParserError, OSError) as error:
+        if isinstance(error, BrokenPipeError):
+            return _leave_quietly()
+        if debug:
+            raise
+        return _complain(error)
+    except (KeyboardInterrupt, typer.Abort):
+        sys.stderr.write("\n")
+        return 130
+
+
+def main() -> None:
+    """The `sifthinker` program."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a character must not end the run
+    if "--debug" not in sys.argv:
+        sys.excepthook = _one_sentence
+    sys.exit(run(sys.argv[1:]))
+
+
+def _complain(error: Exception) -> int:
+    """Say on standard error what was wrong, in one sentence, and return the exit code."""
+    if isinstance(error, SifthinkerError):
+        text, code = str(error), error.exit_code
+    elif isinstance(error, OSError):
+        where = f": {error.filename}" if error.filename else ""
+        text, code = f"{error.strerror or error}{where}.", 1
+    else:
+        text, code = _misuse(error), UsageError.exit_code
+    sys.stderr.write(f"sifthinker: {' '.join(text.split())}\n")
+    return code
+
+
+def _misuse(error: Any) -> str:
+    """What the command line's parser found wrong, and where to read how it is right."""
+    context = getattr(error, "ctx", None)
+    text = str(error.format_message()).rstrip(".")
+    return f"{text}. See `{context.command_path if context else 'sifthinker'} --help`."
+
+
+def _leave_quietly() -> int:
+    """Whoever read our output has gone: write the rest into nothing, so that no error follows at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
+
+
+def _one_sentence(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    """What is said of a fault in the program itself."""
+    text = " ".join(str(error).split()) or "no further word"
+    sys.stderr.write(f"sifthinker: unexpected {kind.__name__}: {text} (run again with --debug to see where)\n")

@@ -1,0 +1,155 @@
+"""What a person sees in the terminal: the steps as they come, with their crops, then the answer and what it cost.
+
+The only place in the package that prints. Whatever a policy says is shown as plain text: neither rich's markup nor a
+terminal's control characters in it have any effect.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from PIL import Image
+from rich.console import Console
+from rich.status import Status
+from rich.text import Text
+
+from sifthinker.agent.inline import Graphics, Inline, graphics_of
+from sifthinker.agent.pictures import step_colour
+from sifthinker.agent.words import box_words, cost_words, depth_words, plain, step_title
+from sifthinker.nodes.events import (
+    AnswerGiven,
+    AreaProposed,
+    CropTaken,
+    DepthMeasured,
+    FocusEvent,
+    Perceived,
+    TextWritten,
+)
+from sifthinker.policy.trace import AreaBox
+
+if TYPE_CHECKING:
+    from sifthinker.agent.result import FocusResult
+    from sifthinker.policy.boxes import Box
+
+_INDENT = 4
+
+
+class FocusConsole:
+    """Shows runs of the focus agent on a terminal, or as plain text where there is none."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(highlight=False, soft_wrap=False)
+        self.graphics = graphics_of(self.console, os.environ)
+        self._status: Status | None = None
+        self._waiting_boxes: list[AreaBox] = []  # of the area at hand, not printed yet
+        self._waiting_badge: int | None = None
+
+    @contextmanager
+    def waiting(self, words: str) -> Iterator[None]:
+        """A turning wheel with these words until the block ends; nothing where there is no terminal."""
+        if not self.console.is_terminal:
+            yield
+            return
+        with self.console.status(Text(words, style="dim")) as status:
+            self._status = status
+            try:
+                yield
+            finally:
+                self._status = None
+
+    def now(self, words: str) -> None:
+        """Change the words beside the wheel."""
+        if self._status is not None:
+            self._status.update(Text(words, style="dim"))
+
+    def show(self, event: FocusEvent) -> None:
+        """One event of a run, as it comes."""
+        match event:
+            case Perceived():
+                self.now("looking at the whole image")
+            case AreaProposed():
+                self._finish_area()
+                self._begin_area(event)
+            case DepthMeasured():
+                self._print_box(event.box, event.depth)
+            case CropTaken():
+                self._print_box(event.box)
+                self._print_crop(event.picture)
+            case TextWritten():
+                self._finish_area()
+                self._print_text(event.text)
+                self.now("looking further")
+            case AnswerGiven():
+                self._finish_area()
+                self._print_answer(event.answer)
+
+    def finish(self, result: FocusResult) -> None:
+        """What stands below the answer: what it cost, and what to know before trusting it."""
+        self._finish_area()
+        self.console.print(Text(" · ".join(cost_words(result)), style="dim"))
+        for warning in result.warnings:
+            self.note(f"Note: {warning}")
+
+    def note(self, words: str) -> None:
+        """A sentence that stands out."""
+        self.console.print(Text(plain(words), style="yellow"))
+
+    def say(self, words: str = "") -> None:
+        """A plain sentence."""
+        self.console.print(Text(plain(words)))
+
+    def trouble(self, words: str) -> None:
+        """A sentence about something that went wrong while the program goes on."""
+        self.console.print(Text(plain(words), style="red"))
+
+    def _begin_area(self, event: AreaProposed) -> None:
+        self._waiting_boxes = list(event.boxes)
+        self._waiting_badge = event.step
+        self.now(f"step {event.step}: looking at {step_title([entry.bbox_2d for entry in event.boxes])}")
+
+    def _print_box(self, box: Box, measured: float | None = None) -> None:
+        """The line of a box of the area at hand, once: its depth is measured before its crop comes."""
+        entry = next((entry for entry in self._waiting_boxes if entry.bbox_2d == box), None)
+        if entry is None:
+            return
+        self._waiting_boxes.remove(entry)
+        margin = Text(" " * _INDENT) if self._waiting_badge is None else self._badge(self._waiting_badge)
+        self._waiting_badge = None
+        depth = depth_words(entry.depth, measured)
+        words = Text.assemble(margin, (box_words(box), "bold"), (f"   {depth}" if depth else "", "dim"))
+        self.console.print(words, soft_wrap=True)
+
+    def _finish_area(self) -> None:
+        """Print the boxes of which nothing was measured."""
+        for entry in list(self._waiting_boxes):
+            self._print_box(entry.bbox_2d)
+
+    def _print_crop(self, picture: Image.Image | None) -> None:
+        if picture is not None and self.graphics is not Graphics.NONE:
+            self.console.print(Inline(picture, self.graphics, rows=8, indent=_INDENT), end="")
+
+    def _print_text(self, text: str) -> None:
+        """A text below its boxes: wrapped for a terminal, left in one piece for a file or a pipe."""
+        words = Text(plain(text.strip()))
+        width = max(20, self.console.width - _INDENT) if self.console.is_terminal else 10**6
+        for line in words.wrap(self.console, width):
+            line.rstrip()
+            self.console.print(Text(" " * _INDENT) + line, soft_wrap=True)
+
+    def _print_answer(self, answer: str) -> None:
+        self.console.print()
+        self.console.print(Text.assemble(("Answer", "bold green"), "  ", (plain(answer) or "none", "bold")))
+
+    def _badge(self, number: int) -> Text:
+        if self.console.no_color or not self.console.is_terminal:
+            return Text(f"{number}.".ljust(_INDENT))
+        return Text.assemble((f" {number} ", f"bold white on {step_colour(number - 1)}"), " ")
+
+
+def write_out(text: str) -> None:
+    """Text for another program, on standard output as it is, with a line feed."""
+    sys.stdout.write(text + "\n")
