@@ -40,6 +40,7 @@ class PolicyProfile(BaseModel):
     )
     uses_depth_image: bool = Field(default=True, description="Whether the depth picture is shown to it.")
     domain: str | None = Field(default=None, description="What it knows, if it knows one thing only ('block world').")
+    notes: tuple[str, ...] = Field(default=(), description="What whoever uses this policy should be told once.")
     max_images: int = Field(default=16, ge=1, description="Images it takes in one conversation.")
     vision_patch_px: int | None = Field(
         default=None, ge=1, description="Edge of one merged vision token: a resize rounds to multiples of it."
@@ -76,12 +77,12 @@ class PolicyProfile(BaseModel):
 
 def _round_to_patches(width: int, height: int, patch_px: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
     def scaled(edge: int, scale: float, rounding: Callable[[float], int]) -> int:
-        return max(patch_px, rounding(edge * scale / patch_px) * patch_px)
+        return rounding(edge * scale / patch_px) * patch_px
 
     new_width, new_height = scaled(width, 1.0, round), scaled(height, 1.0, round)
     if new_width * new_height > max_pixels:
         scale = math.sqrt(max_pixels / (width * height))
-        return scaled(width, scale, math.floor), scaled(height, scale, math.floor)
+        return max(patch_px, scaled(width, scale, math.floor)), max(patch_px, scaled(height, scale, math.floor))
     if new_width * new_height < min_pixels:
         scale = math.sqrt(min_pixels / (width * height))
         return scaled(width, scale, math.ceil), scaled(height, scale, math.ceil)
@@ -105,6 +106,8 @@ class Completion:
     completion_tokens: int = 0
     images: int = 0
     """Images encoded for this call (those found in a cache do not count)."""
+    cached_tokens: int = 0
+    """Of the prompt tokens, those that a cache had and that were not encoded again."""
     seconds: float = 0.0
 
 

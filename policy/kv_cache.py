@@ -1,0 +1,134 @@
+"""The prefix cache: what was encoded once is not encoded again, across turns, questions on one image, and branches.
+
+Entries are keyed by the exact sequence of what stands at each place (`Encoded.keys`: token ids, and a digest of the
+pixels where an image stands). A lookup takes the longest common prefix with any entry. A miss is only slower.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+Layers = list[tuple[torch.Tensor, torch.Tensor]]
+"""Keys and values of each layer, (B, heads, L, width) each."""
+
+
+@dataclass
+class _Entry:
+    keys: npt.NDArray[np.int64]
+    layers: Layers
+    bytes: int
+
+
+class PrefixCache:
+    """KV caches of recent conversations, bounded by bytes, the longest unused dropped first. Not thread-safe by itself:
+    the engine that owns it holds its lock.
+
+    Args:
+        max_bytes: of keys and values kept; 0 keeps nothing.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self._entries: list[_Entry] = []  # the last used at the end
+        self.hits = 0
+        self.misses = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the keys and values kept."""
+        return sum(entry.bytes for entry in self._entries)
+
+    def match(self, keys: npt.NDArray[np.int64]) -> tuple[int, Layers]:
+        """The longest prefix of `keys` that is kept: its length, and its keys and values (empty when there is none).
+
+        The tensors are views: they must not be written to.
+        """
+        best, found = 0, None
+        for entry in self._entries:
+            length = _common_prefix(entry.keys, keys)
+            if length > best:
+                best, found = length, entry
+        if found is None:
+            self.misses += 1
+            return 0, []
+        self.hits += 1
+        self._entries.remove(found)
+        self._entries.append(found)
+        return best, [(k[:, :, :best], v[:, :, :best]) for k, v in found.layers]
+
+    def keep(self, keys: npt.NDArray[np.int64], layers: Layers) -> None:
+        """Keep a conversation's keys and values, (1, heads, L, width) each with L = len(keys).
+
+        Shorter entries that it continues are dropped: it serves for them too.
+        """
+        if not self.max_bytes:
+            return
+        size = sum(k.nbytes + v.nbytes for k, v in layers)
+        if size > self.max_bytes:
+            return
+        for entry in list(self._entries):
+            common = _common_prefix(entry.keys, keys)
+            if common == len(keys):
+                return  # an entry continues it already
+            if common == len(entry.keys):
+                self._entries.remove(entry)
+        self._entries.append(_Entry(keys, [(_own(k), _own(v)) for k, v in layers], size))
+        while self.bytes > self.max_bytes:
+            self._entries.pop(0)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._entries.clear()
+
+
+def _own(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor, copied if it is a view: a view into a batch would keep the whole batch alive."""
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
+
+
+def _common_prefix(a: npt.NDArray[np.int64], b: npt.NDArray[np.int64]) -> int:
+    length = min(len(a), len(b))
+    different = np.flatnonzero(a[:length] != b[:length])
+    return int(different[0]) if len(different) else length
+
+
+def joined(parts: Sequence[Layers], lengths: Sequence[int]) -> tuple[Layers, torch.Tensor]:
+    """Caches of several conversations as one batch, padded on the left.
+
+    Args:
+        parts: one cache a conversation, batch size 1.
+        lengths: how many places each has.
+
+    Returns:
+        The layers, (B, heads, max length, width), and the mask (B, max length), 1 where something stands.
+    """
+    longest = max(lengths)
+    device = parts[0][0][0].device
+    mask = torch.zeros(len(parts), longest, dtype=torch.long, device=device)
+    for row, length in enumerate(lengths):
+        mask[row, longest - length :] = 1
+    layers: Layers = []
+    for index in range(len(parts[0])):
+        padded = [
+            tuple(torch.nn.functional.pad(tensor, (0, 0, longest - length, 0)) for tensor in part[index])
+            for part, length in zip(parts, lengths, strict=True)
+        ]
+        layers.append((torch.cat([k for k, _ in padded]), torch.cat([v for _, v in padded])))
+    return layers, mask
+
+
+def split(layers: Layers, lengths: Sequence[int]) -> list[Layers]:
+    """The caches of a batch that was padded on the left, one a conversation, as views: the reverse of `joined`."""
+    places = layers[0][0].shape[2]
+    return [
+        [(k[row : row + 1, :, places - length :], v[row : row + 1, :, places - length :]) for k, v in layers]
+        for row, length in enumerate(lengths)
+    ]
