@@ -6,9 +6,10 @@ terminal's control characters in it have any effect.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -98,6 +99,11 @@ class FocusConsole:
         """A sentence that stands out."""
         self.console.print(Text(plain(words), style="yellow"))
 
+    def check(self, name: str, state: str, words: str) -> None:
+        """A line of the doctor's: a mark, what was looked at, what was found."""
+        mark, style = {"ok": ("✓", "green"), "missing": ("–", "dim")}.get(state, ("✗", "bold red"))
+        self.console.print(Text.assemble((mark, style), f" {name:<28} ", plain(words)), soft_wrap=True)
+
     def say(self, words: str = "") -> None:
         """A plain sentence."""
         self.console.print(Text(plain(words)))
@@ -150,6 +156,8 @@ class FocusConsole:
         return Text.assemble((f" {number} ", f"bold white on {step_colour(number - 1)}"), " ")
 
 
-def write_out(text: str) -> None:
-    """Text for another program, on standard output as it is, with a line feed."""
-    sys.stdout.write(text + "\n")
+def write_json(value: Mapping[str, object]) -> None:
+    """One JSON object on standard output, for another program: on one line, unless a person reads it."""
+    encoding = (sys.stdout.encoding or "").lower().replace("-", "")
+    indent = 2 if sys.stdout.isatty() else None
+    sys.stdout.write(json.dumps(value, ensure_ascii=encoding != "utf8", indent=indent) + "\n")

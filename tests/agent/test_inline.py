@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
+
 from sifthinker.agent.inline import Graphics, Inline, graphics_of, half_blocks, iterm2, kitty, sixel
 
 

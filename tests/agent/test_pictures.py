@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from PIL import Image, ImageColor
+
 from sifthinker.agent.pictures import STEP_COLOURS, annotate, free_place, is_whole, step_colour
 
 
