@@ -1,0 +1,1 @@
+"""The focus graph assembled, and how people use it."""

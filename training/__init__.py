@@ -1,0 +1,1 @@
+"""How a policy learns to focus, and how that is measured."""

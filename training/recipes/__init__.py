@@ -1,0 +1,1 @@
+"""Training recipes as YAML, shipped with the package."""

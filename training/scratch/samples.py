@@ -1,0 +1,273 @@
+"""Training samples of the block world: a scene with its images, and branches (questions with what to say to them).
+
+Three kinds of branch, after the agent's modes: `direct` (the answer alone), `internal` (the whole trace in one turn)
+and `tools` (the trace broken off after each area, with the crop and the measured depth in between).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+from pydantic import BaseModel, ConfigDict
+from transformers import PreTrainedTokenizerFast
+
+from sifthinker.nodes.depth import depth_to_rgb
+from sifthinker.policy import prompts
+from sifthinker.policy.boxes import Box, area
+from sifthinker.policy.trace import AreaBox, Step, Trace, render, render_boxes
+from sifthinker.training.scratch.model import CROP_PX, DEPTH_PX, RGB_PX, TOKEN_PX
+from sifthinker.training.scratch.tokenizer import IMAGE, NUMBERS, TURN_END, TURN_START, VISION_END, VISION_START
+from sifthinker.training.world.questions import FAMILIES, Question, SceneView, make_questions
+from sifthinker.training.world.render import render as render_scene
+from sifthinker.training.world.scene import make_scene
+from sifthinker.training.world.traces import ExpansionConfig, make_trace, mean_depth
+
+Kind = Literal["direct", "internal", "tools"]
+DECIMALS = 2
+WHOLE_AREA = 0.9
+"""An area that covers this share of the image gets no crop: the policy has those pixels."""
+SPATIAL_TOKENS_RGB = (RGB_PX // TOKEN_PX) ** 2
+
+
+class SampleConfig(BaseModel):
+    """What a scene is asked, and how a branch is weighted.
+
+    `jitter_share` of the traces have their expanded boxes moved at random, by `jitter` of their size: what comes after
+    then learns to correct a wrong area, and the moved numbers themselves are not learnt.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    direct: int = 2
+    internal: int = 2
+    tools: int = 1
+    families: tuple[str, ...] = FAMILIES
+    tools_families: tuple[str, ...] = FAMILIES
+    with_options: float = 0.7
+    jitter_share: float = 0.5
+    jitter: float = 0.14
+    depth_noise: float = 0.5
+    weight_structure: float = 0.2
+    weight_answer: float = 3.0
+
+
+@dataclass
+class Branch:
+    """Token ids, their loss weights (0: not learnt), rotary positions (3, L), crops (h, w, 3) uint8, and for crops the
+    part of the image that they show."""
+
+    kind: Kind
+    family: str
+    ids: list[int]
+    weights: list[float]
+    positions: np.ndarray
+    crops: list[np.ndarray] = field(default_factory=list)
+    crop_boxes: list[Box] = field(default_factory=list)
+
+
+@dataclass
+class SceneSample:
+    """A scene as the policy sees it, and its branches."""
+
+    view: SceneView
+    rgb: np.ndarray
+    depth: np.ndarray
+    branches: list[Branch]
+
+
+def view_scene(seed: int, size: int = 384) -> SceneView:
+    """Make and render the scene of a seed."""
+    scene = make_scene(seed)
+    return SceneView(scene, render_scene(scene, size))
+
+
+def shown(image: np.ndarray, longest_px: int) -> np.ndarray:
+    """The picture (h, w, 3) with its longest edge at `longest_px` and both edges multiples of a vision token."""
+    height, width = image.shape[:2]
+    scale = longest_px / max(height, width)
+    target = [max(TOKEN_PX, round(edge * scale / TOKEN_PX) * TOKEN_PX) for edge in (width, height)]
+    return np.asarray(Image.fromarray(image).resize((target[0], target[1]), Image.Resampling.BICUBIC))
+
+
+def crop_px(box: Box, size: int, least: int = 16) -> tuple[int, int, int, int]:
+    """A box as whole pixels of a square picture, grown to `least` pixels."""
+    x0, y0 = int(np.floor(box[0] * size)), int(np.floor(box[1] * size))
+    x1, y1 = int(np.ceil(box[2] * size)), int(np.ceil(box[3] * size))
+    if x1 - x0 < least:
+        x0 = min(max((x0 + x1 - least) // 2, 0), size - least)
+        x1 = x0 + least
+    if y1 - y0 < least:
+        y0 = min(max((y0 + y1 - least) // 2, 0), size - least)
+        y1 = y0 + least
+    return max(x0, 0), max(y0, 0), min(x1, size), min(y1, size)
+
+
+class SampleMaker:
+    """Makes branches in the policy's own tokens."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, config: SampleConfig | None = None) -> None:
+        self.config = config or SampleConfig()
+        self.tokenizer = tokenizer
+        ids = tokenizer.convert_tokens_to_ids
+        self.numbers = set(ids(list(NUMBERS)))
+        self.image_id = ids(IMAGE)
+        self.area_open, self.area_close = ids("<area>"), ids("</area>")
+        self.answer_open, self.answer_close = ids("<answer>"), ids("</answer>")
+        self.structure = set(tokenizer.get_added_vocab().values()) - self.numbers
+        per_depth = (DEPTH_PX // TOKEN_PX) ** 2
+        images = ((RGB_PX // TOKEN_PX,) * 2, (DEPTH_PX // TOKEN_PX,) * 2)
+        self.prefix_ids = self._encode(
+            f"{TURN_START}user\n{prompts.ORIGINAL_IMAGE}{VISION_START}{IMAGE * SPATIAL_TOKENS_RGB}{VISION_END}"
+            f"{prompts.DEPTH_IMAGE}{VISION_START}{IMAGE * per_depth}{VISION_END}"
+        )
+        self.prefix_positions = self._positions(self.prefix_ids, images, 0)
+        self.start = int(self.prefix_positions.max()) + 1
+
+    def sample(self, view: SceneView, rng: np.random.Generator) -> SceneSample:
+        """The scene with freshly drawn questions."""
+        config = self.config
+        depth = view.render.depth
+        if rng.random() < config.depth_noise:
+            depth = _estimated(depth, rng)
+        branches = []
+        kinds: tuple[tuple[Kind, int, tuple[str, ...]], ...] = (
+            ("direct", config.direct, config.families),
+            ("internal", config.internal, config.families),
+            ("tools", config.tools, config.tools_families),
+        )
+        for kind, count, families in kinds:
+            for question in make_questions(view, count, rng, families):
+                branches.append(self.branch(view, question, kind, rng))
+        return SceneSample(view, shown(view.render.rgb, RGB_PX), shown(depth_to_rgb(depth), DEPTH_PX), branches)
+
+    def branch(self, view: SceneView, question: Question, kind: Kind, rng: np.random.Generator) -> Branch:
+        """One question and what to say to it."""
+        options = question.options if rng.random() < self.config.with_options else None
+        asked = "\n" + prompts.question_text(question.text, options)
+        asked += prompts.DIRECT_SUFFIX if kind == "direct" else prompts.FOCUS_SUFFIX
+        opening = f"{asked}{TURN_END}\n{TURN_START}assistant\n"
+        if kind == "direct":
+            said = f"<answer>{question.answer}</answer>{TURN_END}"
+            return self._finish(kind, question.family, [(opening, False), (said, True)], [], [], set())
+        trace = make_trace(view, question, rng, ExpansionConfig())
+        moved: set[int] = set()
+        if rng.random() < self.config.jitter_share:
+            trace, moved = self._jittered(view, trace, rng)
+        if kind == "internal":
+            said = render(trace, decimals=DECIMALS) + TURN_END
+            return self._finish(kind, question.family, [(opening, False), (said, True)], [], [], moved)
+        return self._tools(view, question, opening, trace, moved)
+
+    def _tools(self, view: SceneView, question: Question, opening: str, trace: Trace, moved: set[int]) -> Branch:
+        pieces: list[tuple[str, bool]] = [(opening, False)]
+        crops: list[np.ndarray] = []
+        crop_boxes: list[Box] = []
+        size = len(view.render.rgb)
+        for index, step in enumerate(trace.steps):
+            boxes = [_rounded(box) for box in step.boxes]
+            lead = "<think>" if index == 0 else f"<text>{trace.steps[index - 1].text}</text>"
+            pieces.append((f"{lead}<area>{render_boxes(boxes, decimals=DECIMALS)}</area>", True))
+            reply = f"{TURN_END}\n{TURN_START}user\n{prompts.TOOL_OPEN}"
+            for box in boxes:
+                x0, y0, x1, y1 = crop_px(box.bbox_2d, size)
+                seen: Box = (x0 / size, y0 / size, x1 / size, y1 / size)
+                measured = AreaBox(bbox_2d=seen, depth=mean_depth(view.render.depth, seen))
+                reply += render_boxes([measured], decimals=DECIMALS)
+                if area(seen) < WHOLE_AREA:
+                    picture = shown(view.render.rgb[y0:y1, x0:x1], CROP_PX)
+                    tokens = picture.shape[0] // TOKEN_PX * (picture.shape[1] // TOKEN_PX)
+                    reply += f"{VISION_START}{IMAGE * tokens}{VISION_END}"
+                    crops.append(picture)
+                    crop_boxes.append(seen)
+            pieces.append((f"{reply}{prompts.TOOL_CLOSE}{TURN_END}\n{TURN_START}assistant\n", False))
+        last = f"<text>{trace.steps[-1].text}</text></think><answer>{trace.answer}</answer>{TURN_END}"
+        pieces.append((last, True))
+        return self._finish("tools", question.family, pieces, crops, crop_boxes, moved)
+
+    def _finish(
+        self,
+        kind: Kind,
+        family: str,
+        pieces: list[tuple[str, bool]],
+        crops: list[np.ndarray],
+        crop_boxes: list[Box],
+        moved: set[int],
+    ) -> Branch:
+        ids: list[int] = []
+        weights: list[float] = []
+        areas = -1
+        for text, learnt in pieces:
+            piece = self._encode(text)
+            ids += piece
+            if not learnt:
+                weights += [0.0] * len(piece)
+                continue
+            within, answering = False, False
+            for token in piece:
+                if token == self.area_open:
+                    areas, within = areas + 1, True
+                elif token == self.area_close:
+                    within = False
+                elif token == self.answer_close:
+                    answering = False
+                if token in self.numbers:
+                    weights.append(0.0 if within and areas in moved else 1.0)
+                elif token in self.structure:
+                    weights.append(self.config.weight_structure)
+                else:
+                    weights.append(self.config.weight_answer if answering else 1.0)
+                answering = answering or token == self.answer_open
+        grids = [(crop.shape[0] // TOKEN_PX, crop.shape[1] // TOKEN_PX) for crop in crops]
+        return Branch(kind, family, ids, weights, self._positions(ids, grids, self.start), crops, crop_boxes)
+
+    def _jittered(self, view: SceneView, trace: Trace, rng: np.random.Generator) -> tuple[Trace, set[int]]:
+        """The areas between the first and the last, moved and stretched a little."""
+        steps = list(trace.steps)
+        moved = set(range(1, len(steps) - 1))
+        for index in moved:
+            boxes = []
+            for box in steps[index].boxes:
+                x0, y0, x1, y1 = box.bbox_2d
+                noise = rng.normal(0, self.config.jitter, 4) * np.array([x1 - x0, y1 - y0] * 2)
+                a, b, c, d = np.clip(np.array(box.bbox_2d) + noise, 0.0, 1.0).tolist()
+                new: Box = (a, b, c, d) if c - a > 0.05 and d - b > 0.05 else box.bbox_2d
+                boxes.append(AreaBox(bbox_2d=new, depth=mean_depth(view.render.depth, new)))
+            steps[index] = Step(boxes=boxes, text=steps[index].text)
+        return Trace(steps=steps, answer=trace.answer), moved
+
+    def _encode(self, text: str) -> list[int]:
+        return self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
+
+    def _positions(self, ids: list[int], grids: object, start: int) -> np.ndarray:
+        """Rotary positions (3, L): text one by one, an image's tokens by row and column from a common start."""
+        out = np.empty((3, len(ids)), np.int64)
+        at, index, remaining = start, 0, iter(grids)  # type: ignore[call-overload]
+        while index < len(ids):
+            if ids[index] != self.image_id:
+                out[:, index] = at
+                at, index = at + 1, index + 1
+                continue
+            rows, cols = next(remaining)
+            n = rows * cols
+            out[0, index : index + n] = at
+            out[1, index : index + n] = at + np.repeat(np.arange(rows), cols)
+            out[2, index : index + n] = at + np.tile(np.arange(cols), rows)
+            at, index = at + max(rows, cols), index + n
+        return out
+
+
+def _rounded(box: AreaBox) -> AreaBox:
+    """The box as it is written, so that the crop is the one that the policy's own words would give."""
+    a, b, c, d = (round(edge, DECIMALS) for edge in box.bbox_2d)
+    return AreaBox(bbox_2d=(a, b, c, d) if c > a and d > b else box.bbox_2d, depth=box.depth)
+
+
+def _estimated(depth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Depth as an estimator would give it: edges softened, the scale a little off."""
+    size = len(depth)
+    small = Image.fromarray(depth).resize((size // int(rng.integers(4, 9)),) * 2, Image.Resampling.BILINEAR)
+    soft = np.asarray(small.resize((size, size), Image.Resampling.BICUBIC))
+    return np.clip(soft * rng.normal(1.0, 0.02) + rng.normal(0.0, 0.008), 0.0, 1.0)

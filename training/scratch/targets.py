@@ -1,0 +1,104 @@
+"""The dense auxiliary head: what each merged vision token should know about the place it covers.
+
+Thrown away after training. It teaches the vision tower colour, shape, box, depth and sign of the object at each token,
+which next-token loss alone does not find on a small budget.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sifthinker.policy.boxes import WHOLE, Box
+from sifthinker.training.world.questions import SceneView
+from sifthinker.training.world.scene import COLORS, SHAPES, SIGN_CHARACTERS
+
+_COLOR = {name: index for index, name in enumerate(COLORS)}
+_SHAPE = {name: index for index, name in enumerate(SHAPES)}
+_SIZES = (1, len(COLORS), len(SHAPES), 4, 1, len(SIGN_CHARACTERS))
+
+
+@dataclass
+class CellTargets:
+    """For each token of an image, in raster order: (T,) longs, -1 where there is nothing; boxes (T, 4) in the image's
+    own coordinates; depth (T,)."""
+
+    color: np.ndarray
+    shape: np.ndarray
+    sign: np.ndarray
+    boxes: np.ndarray
+    depth: np.ndarray
+
+
+def cell_targets(view: SceneView, rows: int, cols: int, part: Box = WHOLE) -> CellTargets:
+    """Targets for the tokens of an image that shows `part` of the scene."""
+    render, size = view.render, len(view.render.ids)
+    width, height = part[2] - part[0], part[3] - part[1]
+    x = part[0] + (np.arange(cols) + 0.5) / cols * width
+    y = part[1] + (np.arange(rows) + 0.5) / rows * height
+    px = np.clip((x * size).astype(int), 0, size - 1)
+    py = np.clip((y * size).astype(int), 0, size - 1)
+    ids = render.ids[np.ix_(py, px)].ravel()
+    depth = render.depth[np.ix_(py, px)].ravel()
+    color = np.full(len(ids), -1)
+    shape, sign = color.copy(), color.copy()
+    boxes = np.zeros((len(ids), 4), np.float32)
+    xs, ys = np.tile(x, rows), np.repeat(y, cols)
+    for index, obj in enumerate(view.scene.objects):
+        at = ids == index
+        color[at], shape[at] = _COLOR[obj.color], _SHAPE[obj.shape]
+        box = render.boxes[index]
+        if box is not None:
+            boxes[at] = [
+                (box[0] - part[0]) / width,
+                (box[1] - part[1]) / height,
+                (box[2] - part[0]) / width,
+                (box[3] - part[1]) / height,
+            ]
+        plate = render.sign_boxes[index]
+        if plate is not None and obj.sign is not None:
+            mx, my = width / cols / 3, height / rows / 3
+            on = (xs > plate[0] - mx) & (xs < plate[2] + mx) & (ys > plate[1] - my) & (ys < plate[3] + my)
+            sign[on & at] = SIGN_CHARACTERS.index(obj.sign)
+    return CellTargets(color, shape, sign, np.clip(boxes, -0.5, 1.5), depth)
+
+
+class CellHead(nn.Module):
+    """From a merged token (D) to presence, colour, shape, box, depth and sign."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 256), nn.GELU(), nn.Linear(256, sum(_SIZES)))
+
+    def loss(self, tokens: Tensor, targets: list[CellTargets]) -> tuple[Tensor, dict[str, float]]:
+        """Loss of the tokens (T, D) of several images, concatenated in the order of `targets`, and its parts."""
+        present, color, shape, box, depth, sign = self.net(tokens).float().split(_SIZES, dim=1)
+        want_color = torch.from_numpy(np.concatenate([t.color for t in targets]))
+        want_shape = torch.from_numpy(np.concatenate([t.shape for t in targets]))
+        want_sign = torch.from_numpy(np.concatenate([t.sign for t in targets]))
+        want_box = torch.from_numpy(np.concatenate([t.boxes for t in targets]))
+        want_depth = torch.from_numpy(np.concatenate([t.depth for t in targets]))
+        on = want_color >= 0
+        on_sign = want_sign >= 0
+        parts = {
+            "present": F.binary_cross_entropy_with_logits(present[:, 0], on.float()),
+            "color": F.cross_entropy(color[on], want_color[on]),
+            "shape": F.cross_entropy(shape[on], want_shape[on]),
+            "box": (box[on] - want_box[on]).abs().mean() * 10,
+            "depth": (depth[:, 0] - want_depth).abs().mean() * 5,
+        }
+        if bool(on_sign.any()):
+            parts["sign"] = F.cross_entropy(sign[on_sign], want_sign[on_sign]) * 0.5
+        with torch.no_grad():
+            told = {name: float(value) for name, value in parts.items()}
+            told["color_right"] = float((color[on].argmax(1) == want_color[on]).float().mean())
+            told["shape_right"] = float((shape[on].argmax(1) == want_shape[on]).float().mean())
+            told["box_error"] = told["box"] / 10
+            told["depth_error"] = told["depth"] / 5
+            if "sign" in parts:
+                told["sign_right"] = float((sign[on_sign].argmax(1) == want_sign[on_sign]).float().mean())
+        return torch.stack(list(parts.values())).sum(), told

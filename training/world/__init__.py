@@ -1,0 +1,1 @@
+"""The block world: rendered scenes with exact depth, boxes and questions, which need no download."""
