@@ -11,7 +11,7 @@ import torch
 
 from sifthinker.policy.base import Completion, FinishReason
 from sifthinker.policy.control import ControlTokens
-
+from sifthinker.policy.stops import StopFinder
 
 _LONGEST_CHARACTER = 8
 """Tokens after which an incomplete character is no character: bytes of one come in at most four, and some to spare."""
@@ -27,15 +27,16 @@ class TextStream:
     def __init__(self, tokenizer: Any, control: ControlTokens, stop: Sequence[str] = ()) -> None:
         self._tokenizer = tokenizer
         self._control = control
-        self._stop = tuple(string for string in stop if string)
-        self._longest = max((len(string) for string in self._stop), default=0)
+        self._stops = StopFinder(stop)
         self._ids: list[int] = []
         self._from = 0  # tokens before this one are not decoded again
         self._read = 0  # tokens before this one are in `text`
         self._pieces: list[str] = []
-        self._tail = ""  # as much of the end of the text as a stop string could begin in
-        self.stop_string: str | None = None
+
+    @property
+    def stop_string(self) -> str | None:
         """The stop string that was hit: the text ends with it."""
+        return self._stops.hit
 
     @property
     def text(self) -> str:
@@ -60,7 +61,7 @@ class TextStream:
         before = self._decode(self._ids[self._from : self._read])
         now = self._decode(self._ids[self._from :])
         self._from = self._read = len(self._ids)
-        return self._add(now[len(before) :]) if self.stop_string is None else ""
+        return self._add(now[len(before) :])
 
     def _decode(self, ids: list[int]) -> str:
         # Special tokens are dropped before, not here: a grammar tag may be declared special and is text all the same.
@@ -68,14 +69,7 @@ class TextStream:
         return str(decoded)
 
     def _add(self, piece: str) -> str:
-        if not piece:
-            return ""
-        window = self._tail + piece
-        hits = [(window.index(string) + len(string), string) for string in self._stop if string in window]
-        if hits:
-            end, self.stop_string = min(hits, key=lambda hit: (hit[0], -len(hit[1])))
-            piece = window[len(self._tail) : end]
-        self._tail = window[-(self._longest - 1) :] if self._longest > 1 else ""
+        piece = self._stops.feed(piece)
         self._pieces.append(piece)
         return piece
 

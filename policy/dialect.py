@@ -14,66 +14,27 @@ know which it is:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 from PIL import Image
 
 from sifthinker.policy.base import PolicyProfile
 from sifthinker.policy.messages import Message
-from sifthinker.policy.trace import AreaBox, Step, Trace
+from sifthinker.policy.native import NativeDialect
+from sifthinker.policy.reading import ReadCompletion, ReadSpan, TurnMode
+from sifthinker.policy.sif import SifDialect
+from sifthinker.policy.trace import AreaBox
 
-TurnMode = Literal["direct", "internal", "tools"]
-
-
-@dataclass(frozen=True)
-class ReadSpan:
-    """What one assistant turn said, in reading order: `text`, then `steps`, then `boxes` or `answer`.
-
-    Boxes are normalised xyxy of the upright image whatever space the policy speaks.
-    """
-
-    text: str = ""
-    """What the area looked at last shows: closes the step that an earlier turn opened. Empty when not said."""
-    steps: tuple[Step, ...] = ()
-    """Areas that this turn opened and closed by itself, without waiting for a crop."""
-    boxes: tuple[AreaBox, ...] = ()
-    """The area to look at next. Empty when the turn proposed none."""
-    answer: str | None = None
-    """The answer, when the turn gave one."""
-    warnings: tuple[str, ...] = ()
-    """How the text departed from the grammar, for the result: each a sentence. Empty when it kept to it."""
-    problems: tuple[str, ...] = ()
-    """Why nothing could be used (no box and no answer): what `build_retry` is to say."""
-
-    @property
-    def needs_retry(self) -> bool:
-        """Whether the policy should be asked once more: neither a usable area nor an answer was found."""
-        return bool(self.problems)
-
-
-@dataclass(frozen=True)
-class ReadCompletion:
-    """What one whole completion said (modes direct and internal)."""
-
-    trace: Trace
-    """The steps and the answer; in mode direct there are no steps. `trace.answer` is "" when none was found."""
-    valid: bool
-    """Whether the text kept strictly to what was asked of this policy."""
-    warnings: tuple[str, ...] = ()
-    problems: tuple[str, ...] = ()
-
-    @property
-    def needs_retry(self) -> bool:
-        """Whether the policy should be asked once more: no answer was found."""
-        return bool(self.problems)
+__all__ = ["Dialect", "NativeDialect", "ReadCompletion", "ReadSpan", "SifDialect", "TurnMode", "dialect_for"]
 
 
 class Dialect(Protocol):
     """Builds what is said to a policy and reads what it says. Pure: no state, safe to share."""
 
     @property
-    def profile(self) -> PolicyProfile: ...
+    def profile(self) -> PolicyProfile:
+        """The profile that declares the dialect, the box space and the sizes."""
+        ...
 
     def stop_strings(self, mode: TurnMode) -> tuple[str, ...]:
         """Where a turn of that mode ends: after an area in mode tools, after the answer in all."""
@@ -92,7 +53,12 @@ class Dialect(Protocol):
         ...
 
     def build_next(
-        self, question: str, *, image_size: tuple[int, int], options: Sequence[str] | None = None, mode: TurnMode
+        self,
+        question: str,
+        *,
+        image_size: tuple[int, int],
+        options: Sequence[str] | None = None,
+        mode: TurnMode = "tools",
     ) -> Message:
         """A later question about the same image."""
         ...
@@ -100,11 +66,14 @@ class Dialect(Protocol):
     def build_tool_reply(
         self, looked_at: Sequence[AreaBox], crops: Sequence[Image.Image | None], *, image_size: tuple[int, int]
     ) -> Message:
-        """The focus node's reply: each box (normalised) with its measured depth, and its crop or None."""
+        """The focus node's reply: each box (normalised) with its measured depth, and its crop or None.
+
+        A crop is None where it would repeat pixels that the policy has.
+        """
         ...
 
     def build_retry(self, problems: Sequence[str]) -> Message:
-        """Asked once when nothing usable came (`needs_retry`)."""
+        """Asked once when nothing usable came (`needs_retry`); `problems` are the reading's."""
         ...
 
     def build_answer_now(self) -> Message:
@@ -112,17 +81,17 @@ class Dialect(Protocol):
         ...
 
     def read_span(self, text: str, *, image_size: tuple[int, int]) -> ReadSpan:
-        """Read one turn of mode tools. `image_size` is the upright image's. Never raises on any text."""
+        """Read one turn of mode tools. `image_size` is the upright image's. No text raises anything."""
         ...
 
     def read_completion(self, text: str, *, image_size: tuple[int, int], mode: TurnMode = "internal") -> ReadCompletion:
-        """Read a completion of mode direct or internal. Never raises on any text."""
+        """Read a completion of mode direct or internal, or the reply to `build_answer_now` (as mode direct).
+
+        No text raises anything.
+        """
         ...
 
 
 def dialect_for(profile: PolicyProfile) -> Dialect:
     """The dialect that a profile declares."""
-    from sifthinker.policy.native import NativeDialect
-    from sifthinker.policy.sif import SifDialect
-
     return SifDialect(profile) if profile.dialect == "sif" else NativeDialect(profile)

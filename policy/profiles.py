@@ -64,8 +64,8 @@ def profile_of_family(name: str, family: str, **declared: Any) -> PolicyProfile:
     elif "box_space" not in declared:
         spaces = ", ".join(space.value for space in BoxSpace)
         fields["notes"] = (
-            f"It is not known in which space {name} writes boxes; it is asked for 0 to 1. If it was trained on another, "
-            f"declare it: box_space=… ({spaces}), as an option of load_policy or in {PROFILE_FILE}.",
+            f"It is not known in which space {name} writes boxes; it is asked for 0 to 1. If it was trained on "
+            f"another, declare it: box_space=… ({spaces}), as an option of load_policy or in {PROFILE_FILE}.",
         )
     return checked_profile({**fields, **declared}, source="the options of load_policy")
 
@@ -89,6 +89,20 @@ def profile_of_folder(folder: Path, **declared: Any) -> PolicyProfile | None:
         return checked_profile({"name": folder.resolve().name, **fields, **declared}, source=str(path))
     except UsageError as error:
         raise PolicyLoadError(str(error)) from error
+
+
+def with_known_resize(profile: PolicyProfile) -> PolicyProfile:
+    """The profile, once it is sure that boxes in pixels of the resized image can be told.
+
+    Raises:
+        UsageError: the boxes are in that space, and nothing says how the processor resizes.
+    """
+    if profile.box_space is BoxSpace.RESIZED and profile.vision_patch_px is None:
+        raise UsageError(
+            f"{profile.name} writes boxes in pixels after its processor's resize, which is not declared: declare "
+            "vision_patch_px=…, min_image_pixels=… and max_image_pixels=… (28, 3136 and 12845056 for Qwen2.5-VL)."
+        )
+    return profile
 
 
 def checked_profile(fields: dict[str, Any], *, source: str) -> PolicyProfile:

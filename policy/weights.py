@@ -11,7 +11,7 @@ import torch
 from sifthinker.policy.base import PolicyProfile
 from sifthinker.policy.boxes import BoxSpace
 from sifthinker.policy.errors import PolicyLoadError, UsageError
-from sifthinker.policy.profiles import profile_of_family, profile_of_folder
+from sifthinker.policy.profiles import checked_profile, profile_of_family, profile_of_folder, with_known_resize
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
@@ -32,6 +32,9 @@ def load_weights(
     """The model in eval mode, its processor, its profile. Arguments and errors: `LocalPolicy.from_pretrained`."""
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
+    checked_profile(
+        {"name": name or source, **declared}, source="the options of load_policy"
+    )  # before hours of download
     folder = Path(source)
     profile_folder = folder
     if _is_adapter(folder):
@@ -69,7 +72,7 @@ def load_weights(
         profile = profile_of_family(name or source, config.model_type, **declared)
     elif name:
         profile = profile.model_copy(update={"name": name})
-    return model.eval(), processor, _with_resize(profile, processor, declared)
+    return model.eval(), processor, with_known_resize(_with_resize(profile, processor, declared))
 
 
 def _best_device() -> str:
