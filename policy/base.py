@@ -51,15 +51,19 @@ class PolicyProfile(BaseModel):
     def shown_size(self, image_size: tuple[int, int], kind: ImageKind = "rgb") -> tuple[int, int]:
         """(width, height) at which an image of that kind is handed to the processor or server.
 
-        RGB and depth are only ever made smaller; a crop is also enlarged, which is the point of it.
+        RGB and depth are only ever made smaller; a crop is also enlarged, which is the point of it. Where the profile
+        says what a vision token covers, edges are multiples of it, so that the processor has nothing left to resize.
         """
         longest_px = {"rgb": self.rgb_px, "depth": self.depth_px, "crop": self.crop_px}[kind]
         width, height = image_size
         longest = max(width, height)
         if longest_px is None or (longest <= longest_px and kind != "crop"):
             return width, height
-        scale = longest_px / longest
-        return max(1, round(width * scale)), max(1, round(height * scale))
+        scale, multiple = longest_px / longest, self.vision_patch_px or 1
+        return (
+            max(multiple, round(width * scale / multiple) * multiple),
+            max(multiple, round(height * scale / multiple) * multiple),
+        )
 
     def resized_size(self, image_size: tuple[int, int]) -> tuple[int, int] | None:
         """(width, height) of the RGB image after the processor's own resize: the pixels of `BoxSpace.RESIZED`.

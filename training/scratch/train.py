@@ -48,18 +48,18 @@ class ScratchRecipe(BaseModel):
     model: ModelSize = ModelSize()
     samples: SampleConfig = SampleConfig()
     vision_minutes: float = 8.0
-    vision_scenes: int = 24
-    vision_lr: float = 1.5e-3
+    vision_scenes: int = 10
+    vision_lr: float = 2e-3
     minutes: float = 90.0
     scenes: int = 8
     lr: float = 1.2e-3
     final_lr: float = 0.03
-    warmup_steps: int = 200
+    warmup_steps: int = 80
     weight_decay: float = 0.02
     clip: float = 1.0
     aux_weight: float = 0.2
     number_sigma: float = 0.010
-    buffer_scenes: int = 4000
+    buffer_scenes: int = 3000
     new_scenes: float = 0.35
     ema: float = 0.998
     log_every: int = 20
@@ -154,6 +154,7 @@ class Trainer:
         self.model.train()
         self.head = CellHead(recipe.model.hidden)
         self.maker = SampleMaker(self.tokenizer, recipe.samples)
+        self.seer = SampleMaker(self.tokenizer, recipe.samples.model_copy(update={"direct": 0, "internal": 0}))
         self.losses = Losses(self.tokenizer, recipe.number_sigma)
         self.cursor = Cursor()
         self.params = [*self.model.parameters(), *self.head.parameters()]
@@ -217,7 +218,7 @@ class Trainer:
 
     def _vision_step(self) -> tuple[Tensor, dict[str, float]]:
         views = [next(self.scenes) for _ in range(self.recipe.vision_scenes)]
-        samples = [self.maker.sample(view, self.rng) for view in views]
+        samples = [self.seer.sample(view, self.rng) for view in views]
         with torch.autocast("cpu", dtype=torch.bfloat16):
             loss, told = self._cells(samples, *self._encode(samples))
         self.cursor.scenes += len(views) * self.world
