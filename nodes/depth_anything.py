@@ -93,7 +93,7 @@ class DepthAnythingV2(nn.Module):
         config, state, name = read_weights(source)
         with torch.device("meta"):
             model = cls(config, name=name)
-        model.load_state_dict(state, assign=True)
+        model.load_state_dict({key: tensor.float() for key, tensor in state.items()}, assign=True)
         return model.to(device).eval()
 
     def forward(self, pixel_values: Tensor) -> Tensor:

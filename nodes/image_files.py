@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import re
 import struct
-import warnings
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Literal
 
 from PIL import Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 from pydantic import BaseModel, ConfigDict, Field
+
 from sifthinker.policy.errors import ImageError
 
 Format = Literal["PNG", "JPEG", "WebP"]
@@ -33,9 +33,10 @@ _FOREIGN = (
     (b"<svg", "SVG"),
 )
 # A progressive JPEG has about ten scans. Each scan of a few bytes makes the decoder visit every block again, so that
-# thousands of them in a small file would hold it for minutes.
+# thousands of them in a small file would hold it for minutes. Likewise millions of empty segments or chunks.
 _MAX_JPEG_SCANS = 200
-_JPEG_MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")
+_MAX_SEGMENTS = 100_000
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _JPEG_SIZE_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 # What Pillow's three decoders raise on damaged data (found by fuzzing): all of it means "this file is broken".
@@ -54,6 +55,7 @@ DECODER_ERRORS = (
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
+    UserWarning,  # where the caller has made warnings errors
 )
 
 
@@ -165,12 +167,10 @@ def open_checked(data: bytes, limits: ImageLimits) -> tuple[Image.Image, FileFac
         "WebP": WebPImagePlugin.WebPImageFile,
     }[facts.format]
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of broken metadata; the pixels are what matters here
-            image = decoder(io.BytesIO(data))
-            if image.size != facts.size:
-                raise ImageError("not_an_image", f"The {facts.format} file names two different sizes: save it anew.")
-            image.load()
+        image = decoder(io.BytesIO(data))
+        if image.size != facts.size:
+            raise ImageError("not_an_image", f"The {facts.format} file names two different sizes: save it anew.")
+        image.load()
     except DECODER_ERRORS as error:
         raise ImageError(
             "truncated", f"The {facts.format} data is damaged or cut off ({error}): fetch or copy the file again."
@@ -182,9 +182,15 @@ def _cut_off(kind: Format) -> ImageError:
     return ImageError("truncated", f"The {kind} file is cut off: fetch or copy it again.")
 
 
+def _too_many_parts(kind: Format) -> ImageError:
+    return ImageError("format", f"The {kind} file is cut into far too many parts: save it anew.")
+
+
 def _examine_png(data: bytes, limits: ImageLimits) -> FileFacts:
     facts: FileFacts | None = None
-    for name, start, length in _png_chunks(data):
+    for index, (name, start, length) in enumerate(_png_chunks(data)):
+        if index >= _MAX_SEGMENTS:
+            raise _too_many_parts("PNG")
         if facts is None:
             if name != b"IHDR" or length != 13:
                 raise ImageError("not_an_image", "The PNG file does not begin with its header: save it anew.")
@@ -211,8 +217,12 @@ def _examine_jpeg(data: bytes, limits: ImageLimits) -> FileFacts:
     facts: FileFacts | None = None
     scans = 0
     position = 2
+    segments = 0
     while match := _JPEG_MARKER.search(data, position):
         marker, position = data[match.end() - 1], match.end()
+        segments += 1
+        if segments > _MAX_SEGMENTS:
+            raise _too_many_parts("JPEG")
         if marker == 0xD9:
             if facts is None or scans == 0:
                 raise ImageError("not_an_image", "The JPEG file holds no picture: save it anew.")
@@ -226,12 +236,14 @@ def _examine_jpeg(data: bytes, limits: ImageLimits) -> FileFacts:
             if position + 7 > len(data):
                 break
             bits, height, width = struct.unpack_from(">BHH", data, position + 2)
-            facts = FileFacts("JPEG", (width, height), bits)
+            if bits != 8:
+                raise ImageError("format", f"Expected 8 bits a channel, but this JPEG has {bits}: convert it first.")
+            facts = FileFacts("JPEG", (width, height))
             check_size(facts.size, limits)
         if marker == 0xDA:
             scans += 1
             if scans > _MAX_JPEG_SCANS:
-                raise ImageError("format", f"The JPEG file has more than {_MAX_JPEG_SCANS} scans: save it anew.")
+                raise _too_many_parts("JPEG")
         position += max(length, 2)
     raise _cut_off("JPEG")
 

@@ -1,26 +1,23 @@
 """Images as the program holds them: checked, upright, RGB, known by the hash of their pixels.
 
 Everything that comes from outside passes `load_image`; everything that a state or checkpoint mentions is a hash into an
-`ImageStore`.
+`ImageStore` (see `image_store.py`).
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import re
 import stat
-import tempfile
-import threading
-from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
+
 from sifthinker.nodes.image_files import DECODER_ERRORS, ImageLimits, check_bytes, check_size, open_checked
+from sifthinker.nodes.image_store import FolderImageStore, ImageStore, MemoryImageStore, image_hash
 from sifthinker.nodes.urls import Resolver, fetch
 from sifthinker.policy.boxes import Box
 from sifthinker.policy.errors import ImageError, UsageError
@@ -53,7 +50,6 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:(?://|.*;base64,)")
-_HASH = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -96,6 +92,7 @@ def load_image(
     """
     image, notes = load_stored(source, limits=limits, allow_urls=allow_urls, resolver=resolver)
     rgb, more = _to_rgb(image)
+    rgb.info = {}  # the orientation is applied: nobody must find it there and apply it again
     return LoadedImage(rgb, image_hash(rgb), (*notes, *more))
 
 
@@ -123,13 +120,6 @@ def load_stored(
     if frames > 1:
         notes.append(f"The image is animated; the first of its {frames} frames is used.")
     return _set_upright(image, notes), notes
-
-
-def image_hash(image: Image.Image) -> str:
-    """SHA-256 of an RGB image's size and pixels."""
-    digest = hashlib.sha256(f"{image.width}x{image.height}:".encode())
-    digest.update(image.tobytes())
-    return digest.hexdigest()
 
 
 def crop(image: Image.Image, box: Box, *, min_px: int = 16) -> tuple[Image.Image, Box]:
@@ -164,106 +154,6 @@ def fit(image: Image.Image, longest_px: int, *, enlarge: bool = False) -> Image.
     width, height = (max(1, round(side * longest_px / longest)) for side in image.size)
     method = Image.Resampling.LANCZOS if longest > longest_px else Image.Resampling.BICUBIC
     return image.resize((width, height), method)
-
-
-@runtime_checkable
-class ImageStore(Protocol):
-    """Where pixels live while states and checkpoints carry only their hashes."""
-
-    def put(self, image: Image.Image) -> str:
-        """Keep an RGB image; the same pixels give the same hash."""
-        ...
-
-    def get(self, sha256: str) -> Image.Image:
-        """The image of a hash, not to be changed by the caller (ImageError "missing" if it is not there)."""
-        ...
-
-    def __contains__(self, sha256: object) -> bool: ...
-
-
-class MemoryImageStore:
-    """Images in memory; beyond `max_bytes` of pixels the longest unused are dropped, never the newest. Thread-safe."""
-
-    def __init__(self, max_bytes: int = 1_000_000_000) -> None:
-        self.max_bytes = max_bytes
-        self._images: OrderedDict[str, Image.Image] = OrderedDict()
-        self._bytes = 0
-        self._lock = threading.Lock()
-
-    def put(self, image: Image.Image) -> str:
-        """Keep an RGB image and return its hash."""
-        image = image if image.mode == "RGB" else image.convert("RGB")
-        sha256 = image_hash(image)
-        with self._lock:
-            if sha256 not in self._images:
-                self._images[sha256] = image
-                self._bytes += _pixel_bytes(image)
-            self._images.move_to_end(sha256)
-            while self._bytes > self.max_bytes and len(self._images) > 1:
-                self._bytes -= _pixel_bytes(self._images.popitem(last=False)[1])
-        return sha256
-
-    def get(self, sha256: str) -> Image.Image:
-        """The image of a hash."""
-        with self._lock:
-            if sha256 not in self._images:
-                raise _not_stored(sha256)
-            self._images.move_to_end(sha256)
-            return self._images[sha256]
-
-    def __contains__(self, sha256: object) -> bool:
-        with self._lock:
-            return sha256 in self._images
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-
-class FolderImageStore:
-    """Images as PNG files named by their hash. Processes may share a folder: a file appears whole or not at all."""
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self.path.mkdir(parents=True, exist_ok=True)
-
-    def put(self, image: Image.Image) -> str:
-        """Keep an RGB image and return its hash."""
-        image = image if image.mode == "RGB" else image.convert("RGB")
-        sha256 = image_hash(image)
-        target = self._file(sha256)
-        if not target.exists():
-            handle, temporary = tempfile.mkstemp(dir=self.path, suffix=".part")
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    image.save(file, "PNG", compress_level=1)
-                os.replace(temporary, target)
-            except BaseException:
-                Path(temporary).unlink(missing_ok=True)
-                raise
-        return sha256
-
-    def get(self, sha256: str) -> Image.Image:
-        """The image of a hash."""
-        if sha256 not in self:
-            raise _not_stored(sha256)
-        limits = ImageLimits(
-            max_bytes=10**9, max_pixels=10**9, max_edge=10**6, max_aspect=10**6
-        )  # this program's own file
-        return open_checked(self._file(sha256).read_bytes(), limits)[0]
-
-    def __contains__(self, sha256: object) -> bool:
-        return isinstance(sha256, str) and _HASH.fullmatch(sha256) is not None and self._file(sha256).exists()
-
-    def _file(self, sha256: str) -> Path:
-        return self.path / f"{sha256}.png"
-
-
-def _not_stored(sha256: str) -> ImageError:
-    return ImageError("missing", f"No image {str(sha256)[:12]}… is stored here: give the image again.")
-
-
-def _pixel_bytes(image: Image.Image) -> int:
-    return image.width * image.height * 3
 
 
 def _pixel_span(low: float, high: float, side: int, min_px: int) -> tuple[int, int]:
@@ -323,22 +213,22 @@ def _to_rgb(image: Image.Image) -> tuple[Image.Image, list[str]]:
     """A new RGB image of what a viewer would see, and what was changed for it."""
     notes: list[str] = []
     try:
-        if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
-            return _on_white(image.convert("RGBA"), notes), notes
         if image.mode.startswith("I"):
             levels = np.asarray(image).astype(np.int64).clip(0, 65535)
             sixteen_bit = image.mode != "I" or levels.max() > 255
             return Image.fromarray((levels >> 8 if sixteen_bit else levels).astype(np.uint8)).convert("RGB"), notes
+        if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+            return _on_white(image.convert("RGBA"), notes), notes
         if image.mode == "F":
             raise ImageError("format", "Expected 8 or 16 bits a channel, got floating point: convert the image to RGB.")
         if image.mode == "CMYK":
             notes.append("The image is in print colours (CMYK); they are converted without its colour profile.")
         rgb = image.convert("RGB")
-    except (ValueError, OSError, MemoryError) as error:
+    except DECODER_ERRORS as error:
         raise ImageError(
             "format", f"The image's colours (mode {image.mode}) cannot be read as RGB ({error})."
         ) from error
-    return (rgb.copy() if rgb is image else rgb), notes
+    return rgb, notes
 
 
 def _on_white(rgba: Image.Image, notes: list[str]) -> Image.Image:

@@ -1,0 +1,125 @@
+"""Where pixels live while states and checkpoints carry only their hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import tempfile
+import threading
+from collections import OrderedDict
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from PIL import Image
+
+from sifthinker.nodes.image_files import ImageLimits, open_checked
+from sifthinker.policy.errors import ImageError
+
+# What this program wrote itself was checked before it was put here.
+_OWN_FILES = ImageLimits(max_bytes=10**9, max_pixels=10**9, max_edge=10**6, max_aspect=10**6)
+_HASH = re.compile(r"[0-9a-f]{64}")
+
+
+def image_hash(image: Image.Image) -> str:
+    """SHA-256 of an RGB image's size and pixels."""
+    digest = hashlib.sha256(f"{image.width}x{image.height}:".encode())
+    digest.update(image.tobytes())
+    return digest.hexdigest()
+
+
+@runtime_checkable
+class ImageStore(Protocol):
+    """Images by the hash of their pixels."""
+
+    def put(self, image: Image.Image) -> str:
+        """Keep an RGB image; the same pixels give the same hash."""
+        ...
+
+    def get(self, sha256: str) -> Image.Image:
+        """The image of a hash, not to be changed by the caller (ImageError "missing" if it is not there)."""
+        ...
+
+    def __contains__(self, sha256: object) -> bool: ...
+
+
+class MemoryImageStore:
+    """Images in memory; beyond `max_bytes` of pixels the longest unused are dropped, never the newest. Thread-safe."""
+
+    def __init__(self, max_bytes: int = 512_000_000) -> None:
+        self.max_bytes = max_bytes
+        self._images: OrderedDict[str, Image.Image] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def put(self, image: Image.Image) -> str:
+        """Keep an RGB image and return its hash."""
+        image = image if image.mode == "RGB" else image.convert("RGB")
+        sha256 = image_hash(image)
+        with self._lock:
+            if sha256 not in self._images:
+                self._images[sha256] = image
+                self._bytes += _pixel_bytes(image)
+            self._images.move_to_end(sha256)
+            while self._bytes > self.max_bytes and len(self._images) > 1:
+                self._bytes -= _pixel_bytes(self._images.popitem(last=False)[1])
+        return sha256
+
+    def get(self, sha256: str) -> Image.Image:
+        """The image of a hash."""
+        with self._lock:
+            if sha256 not in self._images:
+                raise _not_stored(sha256)
+            self._images.move_to_end(sha256)
+            return self._images[sha256]
+
+    def __contains__(self, sha256: object) -> bool:
+        with self._lock:
+            return sha256 in self._images
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+
+class FolderImageStore:
+    """Images as PNG files named by their hash. Processes may share a folder: a file appears whole or not at all."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.path.mkdir(parents=True, exist_ok=True)
+
+    def put(self, image: Image.Image) -> str:
+        """Keep an RGB image and return its hash."""
+        image = image if image.mode == "RGB" else image.convert("RGB")
+        sha256 = image_hash(image)
+        target = self._file(sha256)
+        if not target.exists():
+            handle, temporary = tempfile.mkstemp(dir=self.path, suffix=".part")
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    image.save(file, "PNG", compress_level=1)
+                os.replace(temporary, target)
+            except BaseException:
+                Path(temporary).unlink(missing_ok=True)
+                raise
+        return sha256
+
+    def get(self, sha256: str) -> Image.Image:
+        """The image of a hash."""
+        if sha256 not in self:
+            raise _not_stored(sha256)
+        return open_checked(self._file(sha256).read_bytes(), _OWN_FILES)[0]
+
+    def __contains__(self, sha256: object) -> bool:
+        return isinstance(sha256, str) and _HASH.fullmatch(sha256) is not None and self._file(sha256).exists()
+
+    def _file(self, sha256: str) -> Path:
+        return self.path / f"{sha256}.png"
+
+
+def _not_stored(sha256: str) -> ImageError:
+    return ImageError("missing", f"No image {str(sha256)[:12]}… is stored here: give the image again.")
+
+
+def _pixel_bytes(image: Image.Image) -> int:
+    return image.width * image.height * 3

@@ -1,0 +1,341 @@
+"""Trains the depth network of the block world, and measures it.
+
+    python -m sifthinker.training.depth train --out runs/depth
+    python -m sifthinker.training.depth measure runs/depth --split test --count 300
+
+It is the class of Depth Anything V2 in a small shape. Unlike the real one it learns depth on a fixed scale, since every
+scene of the world has the same, so its output needs no stretching. Simplified against the paper: one stage, no
+pseudo-labels, exact depth as the target.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from sifthinker.nodes.depth import DepthEstimator
+from sifthinker.nodes.depth_anything import DepthAnythingV2, DepthConfig
+from sifthinker.policy.errors import DepthError
+from sifthinker.training.world.render import Render, render
+from sifthinker.training.world.scene import Split, make_scene, scene_seed
+
+log = logging.getLogger(__name__)
+
+WORLD_NETWORK = DepthConfig(
+    width=128,
+    blocks=4,
+    heads=4,
+    taken=(0, 1, 2, 3),
+    patch_px=12,
+    grid=16,
+    channels=(32, 32, 64, 64),
+    features=32,
+    head_channels=16,
+    normalise="none",
+)
+"""1.2 million parameters, 192 × 192 pixels."""
+
+RELATIVE_FLOOR = 0.02
+"""Relative errors divide by at least this."""
+
+
+class DepthTraining(BaseModel):
+    """How to train. The defaults made the embedded weights."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    steps: int = Field(default=3200, ge=1)
+    batch_size: int = Field(default=16, ge=1)
+    scenes: int = Field(default=4000, ge=1, description="Rendered once, before the first step.")
+    learning_rate: float = Field(default=2e-3, gt=0, description="At its highest; cosine to zero.")
+    warmup_steps: int = Field(default=150, ge=0)
+    weight_decay: float = Field(default=0.02, ge=0)
+    ema_decay: float = Field(default=0.998, ge=0, lt=1, description="Of the averaged weights, which are the ones kept.")
+    seed: int = Field(default=0, ge=0, lt=1_000_000)
+    checkpoint_every: int = Field(default=200, ge=1)
+
+
+class DepthScores(BaseModel):
+    """Errors against the exact depth, averaged over scenes."""
+
+    scenes: int
+    abs_rel: float = Field(description="Mean over pixels of |d - d*| / max(d*, 0.02).")
+    mae: float = Field(description="Mean over pixels of |d - d*|.")
+    object_abs_rel: float = Field(description="The same relative error of the mean depth in each object's box.")
+    ms_per_image: float
+
+
+def train_depth(
+    out: str | Path,
+    *,
+    settings: DepthTraining | None = None,
+    network: DepthConfig = WORLD_NETWORK,
+    on_step: Callable[[int, float], None] | None = None,
+) -> DepthAnythingV2:
+    """Train on scenes of the train split; what stands in `out` already is gone on with.
+
+    Args:
+        out: folder for `checkpoint.pt` while training, and `config.json` and `model.safetensors` in the end.
+        settings: how to train; a checkpoint made with others is refused.
+        network: the network's shape.
+        on_step: called with the step and its loss.
+
+    Returns:
+        the network with the averaged weights.
+    """
+    settings = settings or DepthTraining()
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(settings.seed)
+    model = DepthAnythingV2(network, name="embedded")
+    initialise(model)
+    for block in model.pretrained.blocks:
+        block.attn.fused_attn = False  # on a CPU the fused attention's backward pass costs a third of the step
+    average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=_ema(settings.ema_decay))
+    optimizer = torch.optim.AdamW(_decayed_and_not(model, settings.weight_decay), lr=settings.learning_rate)
+    first = _resume(out, settings, model, average, optimizer)
+    rgb, depth = render_scenes(settings.scenes, network.image_px, settings.seed)
+    for step in range(first, settings.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate * _schedule(step, settings)
+        rng = np.random.default_rng((settings.seed, step))  # of the step alone: a resumed run sees the same batches
+        pixels, target = _batch(rgb, depth, rng, settings.batch_size)
+        with torch.autocast("cpu", torch.bfloat16):
+            raw = model(pixels)
+        loss = depth_loss(1 - raw.float(), target)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        average.update_parameters(model)
+        if on_step:
+            on_step(step + 1, loss.item())
+        if (step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.steps:
+            _save_checkpoint(out, step + 1, settings, model, average, optimizer)
+    trained: DepthAnythingV2 = average.module
+    save_network(trained, out)
+    return trained.eval()
+
+
+def measure_depth(estimator: DepthEstimator, *, split: Split = "test", count: int = 300, seed: int = 0) -> DepthScores:
+    """Compare an estimator with the renderer's exact depth on `count` scenes of 384 × 384."""
+    errors, absolute, objects = [], [], []
+    seconds = 0.0
+    for index in range(count):
+        scene = render(make_scene(scene_seed(split, seed, index)))
+        start = time.perf_counter()
+        predicted = estimator.predict(scene.image)
+        seconds += time.perf_counter() - start
+        difference = np.abs(predicted.array - scene.depth)
+        errors.append(float((difference / np.maximum(scene.depth, RELATIVE_FLOOR)).mean()))
+        absolute.append(float(difference.mean()))
+        objects.extend(_object_errors(predicted.array, scene))
+    return DepthScores(
+        scenes=count,
+        abs_rel=float(np.mean(errors)),
+        mae=float(np.mean(absolute)),
+        object_abs_rel=float(np.mean(objects)),
+        ms_per_image=1000 * seconds / count,
+    )
+
+
+def depth_loss(predicted: Tensor, target: Tensor) -> Tensor:
+    """Absolute, relative and gradient error (at three scales, so that edges are sharp) of depth (B, H, W)."""
+    difference = predicted - target
+    loss = difference.abs().mean() + 0.25 * (difference.abs() / target.clamp_min(RELATIVE_FLOOR)).mean()
+    for scale in (1, 2, 4):
+        at_scale = difference[:, ::scale, ::scale]
+        loss = loss + 0.5 * (at_scale.diff(dim=1).abs().mean() + at_scale.diff(dim=2).abs().mean())
+    return loss
+
+
+def initialise(model: DepthAnythingV2) -> None:
+    """Weights at 1/√fan-in and positions as 2-D sines: timm's 0.02 is far too small for a narrow network."""
+    for module in model.modules():
+        if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
+            fan_in = module.weight[0].numel()
+            if isinstance(module, nn.ConvTranspose2d):  # each output pixel is reached by one tap of each channel
+                fan_in = module.in_channels
+            nn.init.normal_(module.weight, std=fan_in**-0.5)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    for block in model.pretrained.blocks:
+        for scale in (block.ls1.gamma, block.ls2.gamma):
+            nn.init.constant_(scale, 0.5)
+    with torch.no_grad():
+        model.pretrained.pos_embed[:, 1:] = _sines(model.config.grid, model.config.width)
+    last = model.depth_head.scratch["output_conv2"][2]
+    nn.init.normal_(last.weight, std=0.1 * last.in_channels**-0.5)
+    nn.init.constant_(last.bias, 0.5)  # the middle of the range: the final ReLU must not begin closed
+
+
+def render_scenes(count: int, size: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
+    """Pictures (N, size, size, 3) as the network sees them, and exact depth (N, size, size), 65535 far."""
+    rgb = np.empty((count, size, size, 3), np.uint8)
+    depth = np.empty((count, size, size), np.uint16)
+    start = time.perf_counter()
+    for index in range(count):
+        scene = make_scene(scene_seed("train", seed, index))
+        rendered = render(scene)
+        rgb[index] = rendered.image.resize((size, size), Image.Resampling.BICUBIC)
+        depth[index] = np.rint(render_depth(rendered, size) * 65535)
+        if (index + 1) % 500 == 0:
+            log.info("%d of %d scenes rendered in %.0f s", index + 1, count, time.perf_counter() - start)
+    return rgb, depth
+
+
+def render_depth(rendered: Render, size: int) -> NDArray[np.float32]:
+    """The exact depth at a smaller size: each new pixel has the median of those it covers, which blurs no edge."""
+    edge = rendered.depth.shape[0]
+    if edge % size:
+        return np.asarray(Image.fromarray(rendered.depth).resize((size, size), Image.Resampling.NEAREST))
+    factor = edge // size
+    tiles = rendered.depth.reshape(size, factor, size, factor).swapaxes(1, 2).reshape(size, size, -1)
+    return np.asarray(np.median(tiles, axis=2), dtype=np.float32)
+
+
+def save_network(model: DepthAnythingV2, folder: str | Path) -> None:
+    """Write config.json and model.safetensors (half precision), as `DepthAnythingV2.from_pretrained` reads them."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: tensor.detach().half().contiguous() for name, tensor in model.state_dict().items()}
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text(model.config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def _object_errors(predicted: NDArray[np.float32], scene: Render) -> list[float]:
+    """Relative error of the mean depth in the box of each visible object."""
+    height, width = predicted.shape
+    errors = []
+    for box in scene.boxes:
+        if box is None:
+            continue
+        part = np.s_[round(box[1] * height) : round(box[3] * height), round(box[0] * width) : round(box[2] * width)]
+        true = float(scene.depth[part].mean())
+        errors.append(abs(float(predicted[part].mean()) - true) / max(true, RELATIVE_FLOOR))
+    return errors
+
+
+def _batch(
+    rgb: NDArray[np.uint8], depth: NDArray[np.uint16], rng: np.random.Generator, size: int
+) -> tuple[Tensor, Tensor]:
+    """Random scenes as (B, 3, H, W) normalised and (B, H, W); half of them mirrored, their light and colours varied."""
+    pick = rng.integers(len(rgb), size=size)
+    pixels = torch.from_numpy(rgb[pick]).permute(0, 3, 1, 2).float() / 255
+    target = torch.from_numpy(depth[pick].astype(np.float32)) / 65535
+    mirrored = torch.from_numpy(rng.random(size) < 0.5)
+    pixels = torch.where(mirrored[:, None, None, None], pixels.flip(3), pixels)
+    target = torch.where(mirrored[:, None, None], target.flip(2), target)
+    gain = torch.from_numpy(rng.uniform(0.85, 1.15, (size, 3, 1, 1)).astype(np.float32))
+    pixels = (pixels * gain).clamp(0, 1)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    return (pixels - mean[:, None, None]) / std[:, None, None], target
+
+
+def _sines(grid: int, width: int) -> Tensor:
+    """(grid · grid, width): sines and cosines of the row in one half, of the column in the other, amplitude 0.7."""
+    rate = torch.exp(torch.linspace(0, -math.log(4 * grid), width // 4))
+    angle = torch.arange(grid)[:, None] * rate  # (grid, width / 4)
+    line = torch.cat([angle.sin(), angle.cos()], dim=1)
+    rows, columns = line[:, None].expand(grid, grid, -1), line[None].expand(grid, grid, -1)
+    return 0.7 * torch.cat([rows, columns], dim=2).reshape(grid * grid, -1)
+
+
+def _ema(decay: float) -> Callable[[Any, Any, Any], None]:
+    """The averaging rule: young averages follow faster, so that the first weights do not linger."""
+
+    @torch.no_grad()
+    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
+        rate = 1 - min(decay, (1 + int(count)) / (10 + int(count)))
+        torch._foreach_lerp_(averaged, current, rate)
+
+    return update
+
+
+def _decayed_and_not(model: nn.Module, decay: float) -> list[dict[str, Any]]:
+    matrices = [p for name, p in model.named_parameters() if p.dim() > 1 and "pos_embed" not in name]
+    others = [p for name, p in model.named_parameters() if p.dim() <= 1 or "pos_embed" in name]
+    return [{"params": matrices, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
+
+
+def _schedule(step: int, settings: DepthTraining) -> float:
+    if step < settings.warmup_steps:
+        return (step + 1) / settings.warmup_steps
+    done = (step - settings.warmup_steps) / max(settings.steps - settings.warmup_steps, 1)
+    return 0.5 * (1 + math.cos(math.pi * done))
+
+
+def _save_checkpoint(out: Path, step: int, settings: DepthTraining, *parts: Any) -> None:
+    """Whole or not at all: written beside, then moved."""
+    temporary = out / "checkpoint.pt.part"
+    torch.save({"step": step, "settings": settings.model_dump(), "parts": [p.state_dict() for p in parts]}, temporary)
+    os.replace(temporary, out / "checkpoint.pt")
+
+
+def _resume(out: Path, settings: DepthTraining, *parts: Any) -> int:
+    """Bring the parts to the checkpoint in `out`, if there is one; the step to go on with."""
+    path = out / "checkpoint.pt"
+    if not path.exists():
+        return 0
+    saved = torch.load(path, map_location="cpu", weights_only=True)
+    if saved["settings"] != settings.model_dump():
+        raise DepthError(f"The checkpoint in {str(out)!r} was made with other settings: give these, or another folder.")
+    for part, state in zip(parts, saved["parts"], strict=True):
+        part.load_state_dict(state)
+    log.info("going on from step %d", saved["step"])
+    return int(saved["step"])
+
+
+app = typer.Typer(help="The depth network of the block world.", no_args_is_help=True)
+
+
+@app.command("train")
+def _train_command(
+    out: Annotated[Path, typer.Option(help="Folder for checkpoints and the trained network.")] = Path("runs/depth"),
+    steps: Annotated[int, typer.Option(min=1)] = DepthTraining().steps,
+    scenes: Annotated[int, typer.Option(min=1)] = DepthTraining().scenes,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Train from scratch, or go on with what stands in the folder."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    losses: list[float] = []
+
+    def report(step: int, loss: float) -> None:
+        losses.append(loss)
+        if step % 50 == 0:
+            log.info("step %d of %d, loss %.4f", step, steps, float(np.mean(losses[-50:])))
+
+    train_depth(out, settings=DepthTraining(steps=steps, scenes=scenes, seed=seed), on_step=report)
+
+
+@app.command("measure")
+def _measure_command(
+    source: Annotated[str, typer.Argument(help="What `DepthAnythingV2.from_pretrained` takes.")] = "embedded",
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    count: Annotated[int, typer.Option(min=1)] = 300,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Print the errors against exact depth, as JSON."""
+    if split not in ("train", "val", "test"):
+        raise typer.BadParameter(f"expected train, val or test, got {split!r}")
+    scores = measure_depth(DepthAnythingV2.from_pretrained(source), split=split, count=count, seed=seed)  # type: ignore[arg-type]
+    typer.echo(json.dumps({name: round(value, 4) for name, value in scores.model_dump().items()}))
+
+
+if __name__ == "__main__":
+    app()
