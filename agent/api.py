@@ -1,0 +1,79 @@
+"""The shortest way: one function, one question, one answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from sifthinker.agent.config import DepthSource, focus_config
+from sifthinker.agent.graph import create_focus_agent
+from sifthinker.agent.result import FocusResult
+from sifthinker.nodes.context import Mode
+from sifthinker.nodes.events import FocusEvent
+from sifthinker.nodes.images import ImageSource, load_image
+from sifthinker.policy.base import Policy
+from sifthinker.policy.errors import UsageError
+
+
+def ask(
+    image: ImageSource,
+    question: str,
+    *,
+    options: Sequence[str] | None = None,
+    policy: str | Policy = "embedded",
+    mode: Mode = "tools",
+    depth: DepthSource = None,
+    on_event: Callable[[FocusEvent], None] | None = None,
+    **settings: Any,
+) -> FocusResult:
+    """Answer a question about an image, and say where the policy looked.
+
+        >>> ask("scene.png", "Which is closer, the red cube or the blue sphere?").answer  # doctest: +SKIP
+        'the red cube'
+
+    Args:
+        image: a path, the bytes of a file, or a Pillow image (PNG, JPEG, WebP).
+        question: in words.
+        options: the answers to choose from; the answer is then one of them word for word, or a warning says it is not.
+        policy: "embedded", a hub id, a folder, "openai:MODEL@URL", or a policy.
+        mode: "direct" (answer only), "internal" (the whole trace in one completion), "tools" (crops at each step).
+        depth: where depth comes from (`load_depth`); None: what suits the policy, "none": boxes go without.
+        on_event: called with each event as it comes.
+        settings: further fields of `FocusConfig`: max_steps, max_new_tokens, temperature, allow_urls, limits, …
+
+    Raises:
+        UsageError: wrong use (exit code 2). ImageError, DepthError, PolicyError: it could not be answered (1).
+    """
+    for part in ask_stream(image, question, options=options, policy=policy, mode=mode, depth=depth, **settings):
+        if isinstance(part, FocusResult):
+            return part
+        if on_event is not None:
+            on_event(part)
+    raise UsageError("The run paused before its answer: deciding on boxes needs create_focus_agent and a checkpointer.")
+
+
+def ask_stream(
+    image: ImageSource,
+    question: str,
+    *,
+    options: Sequence[str] | None = None,
+    policy: str | Policy = "embedded",
+    mode: Mode = "tools",
+    depth: DepthSource = None,
+    **settings: Any,
+) -> Iterator[FocusEvent | FocusResult]:
+    """`ask`, step by step: the events as they come, then the result. What is cheap to check is checked first."""
+    if not question.strip():
+        raise UsageError("The question is empty: say what you want to know about the image.")
+    config = focus_config(mode=mode, **settings)
+    if config.interrupt_on_focus:
+        raise UsageError("interrupt_on_focus needs a memory to pause in: use create_focus_agent with a checkpointer.")
+    loaded = load_image(image, limits=config.limits, allow_urls=config.allow_urls)
+    agent = create_focus_agent(policy, depth=depth, mode=mode, **settings)
+    yield from agent.ask_stream(question, image=loaded.image, options=options or ())
+
+
+async def aask(image: ImageSource, question: str, **arguments: Any) -> FocusResult:
+    """`ask` for asynchronous programs: loading and answering happen in a thread of their own."""
+    return await asyncio.to_thread(ask, image, question, **arguments)

@@ -1,0 +1,244 @@
+"""The compiled graph, with what every run needs around it: no pixels in checkpoints, one run at a time on a thread."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from langchain_core.messages import convert_to_messages
+from langchain_core.runnables import RunnableConfig
+from langgraph.graph import MessagesState
+from langgraph.graph.state import CompiledStateGraph
+from langgraph.types import Command, Durability, Interrupt
+
+from sifthinker.agent.result import FocusResult
+from sifthinker.nodes.context import FocusContext, Mode
+from sifthinker.nodes.events import FocusEvent, FocusPaused
+from sifthinker.nodes.images import ImageSource, load_image
+from sifthinker.nodes.person import FocusDecision
+from sifthinker.nodes.questions import intern_images, question_message
+from sifthinker.nodes.state import FocusOutput, FocusState
+from sifthinker.policy.errors import UsageError
+
+Decision = FocusDecision | Mapping[str, Any] | str
+"""What a person decides on a paused run: "approve", "reject", or a `FocusDecision` with boxes."""
+
+_RECURSION_LIMIT = 2 * 64 + 16  # supersteps: two for each of the most steps that can be allowed, and the rest
+_TASK = "__pregel_task_id"  # LangGraph's mark of a graph that runs inside another
+
+_busy: set[tuple[int, str, str]] = set()
+_busy_lock = threading.Lock()
+
+
+class FocusAgent(CompiledStateGraph[FocusState, FocusContext, MessagesState, FocusOutput]):
+    """The focus agent: a compiled LangGraph graph (`invoke`, `stream`, `ainvoke`, `astream`, `batch`, `get_state`, …),
+    and `ask` for whoever wants no more than an answer.
+
+    Images in messages may be base64, file ids of the image store or, where allowed, addresses; they are put into the
+    store before anything is checkpointed. A thread answers one question at a time: a second run at once raises
+    `UsageError`. With a checkpointer every step is on disk before the next begins (`durability="sync"`), so that a
+    killed run goes on with `resume` and asks the policy nothing twice.
+    """
+
+    def __init__(self, *, context: FocusContext, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.context = context
+
+    @classmethod
+    def of(cls, compiled: CompiledStateGraph[Any, Any, Any, Any], context: FocusContext) -> FocusAgent:
+        """The agent made of a compiled focus graph, or of one that a user has extended."""
+        attributes = {name: value for name, value in vars(compiled).items() if name != "__orig_class__"}
+        config = {"recursion_limit": _RECURSION_LIMIT, **(compiled.config or {})}
+        return cls(context=context, **{**attributes, "config": config})
+
+    # ── LangGraph's interface ──
+
+    def stream(  # type: ignore[override]
+        self,
+        input: Any,
+        config: RunnableConfig | None = None,
+        *,
+        context: FocusContext | None = None,
+        durability: Durability | None = None,
+        **kwargs: Any,
+    ) -> Iterator[Any]:
+        """As LangGraph's `stream`; the events of `sifthinker.agent.events` come in the mode "custom"."""
+        given = self._interned(input, context)
+        with self._alone(config):
+            yield from super().stream(
+                given, config, context=context, durability=self._durability(config, durability), **kwargs
+            )
+
+    async def astream(  # type: ignore[override]
+        self,
+        input: Any,
+        config: RunnableConfig | None = None,
+        *,
+        context: FocusContext | None = None,
+        durability: Durability | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[Any]:
+        """As LangGraph's `astream`; see `stream`."""
+        given = self._interned(input, context)
+        with self._alone(config):
+            stream = super().astream(
+                given, config, context=context, durability=self._durability(config, durability), **kwargs
+            )
+            async for part in stream:
+                yield part
+
+    # ── questions ──
+
+    def ask(self, question: str, **arguments: Any) -> FocusResult:
+        """Answer a question; the arguments are those of `ask_stream`.
+
+        Raises:
+            UsageError: the run paused for a person (`interrupt_on_focus`): use `ask_stream` and `resume`.
+        """
+        return _finished(self.ask_stream(question, **arguments))
+
+    def ask_stream(
+        self,
+        question: str,
+        *,
+        image: ImageSource | None = None,
+        options: Sequence[str] = (),
+        thread_id: str | None = None,
+        mode: Mode | None = None,
+    ) -> Iterator[FocusEvent | FocusResult]:
+        """Answer a question, step by step: typed events, then the `FocusResult`.
+
+        Where the run pauses for a person, the last event is `FocusPaused`, and `resume` goes on.
+
+        Args:
+            question: the words.
+            image: a path, bytes or a Pillow image; None: the image of the thread's last question.
+            options: the answers to choose from.
+            thread_id: the conversation, where there is a checkpointer.
+            mode: another mode than the agent's, for this question.
+
+        Raises:
+            UsageError: an empty question, no image, a thread that is missing or busy. ImageError, PolicyError, …
+        """
+        context = self._context(mode)
+        given = {"messages": [self._question(question, image, options)]}
+        yield from self._run(given, self._thread(thread_id), context)
+
+    def resume(
+        self, thread_id: str, decision: Decision | None = None, *, mode: Mode | None = None
+    ) -> Iterator[FocusEvent | FocusResult]:
+        """Go on with a run that was killed (no decision) or paused for a person (with a decision)."""
+        if isinstance(decision, FocusDecision):
+            decision = decision.model_dump(mode="json")
+        given = None if decision is None else Command(resume=decision)
+        yield from self._run(given, self._thread(thread_id), self._context(mode))
+
+    async def aask(
+        self,
+        question: str,
+        *,
+        image: ImageSource | None = None,
+        options: Sequence[str] = (),
+        thread_id: str | None = None,
+        mode: Mode | None = None,
+    ) -> FocusResult:
+        """`ask` for asynchronous programs: the policy works in a thread of its own meanwhile."""
+        context = self._context(mode)
+        given = {"messages": [self._question(question, image, options)]}
+        output = await self.ainvoke(given, self._thread(thread_id), context=context)
+        if output.get("result") is None:
+            raise _paused()
+        return FocusResult.from_record(output["result"], context.view(output["result"]["image"]))
+
+    def _run(
+        self, given: Any, config: RunnableConfig | None, context: FocusContext
+    ) -> Iterator[FocusEvent | FocusResult]:
+        record = None
+        parts = self.stream(given, config, context=context, stream_mode=["custom", "values"], output_keys=["result"])
+        for kind, part in parts:
+            if kind == "custom":
+                yield part
+            elif "__interrupt__" in part:
+                request: Interrupt = part["__interrupt__"][0]
+                yield FocusPaused.model_validate(request.value)
+            else:
+                record = part.get("result")
+        if record is not None:
+            yield FocusResult.from_record(record, context.view(record["image"]))
+
+    def _question(self, question: str, image: ImageSource | None, options: Sequence[str]) -> Any:
+        if not question.strip():
+            raise UsageError("The question is empty: say what you want to know about the image.")
+        if image is None:
+            return question_message(question, options=options)
+        config = self.context.config
+        loaded = load_image(image, limits=config.limits, allow_urls=config.allow_urls)
+        return question_message(
+            question, image=self.context.images.put(loaded.image), options=options, warnings=loaded.warnings
+        )
+
+    def _context(self, mode: Mode | None) -> FocusContext:
+        if mode is None:
+            return self.context
+        from sifthinker.agent.config import focus_config
+
+        return replace(self.context, config=focus_config(**{**dict(self.context.config), "mode": mode}))
+
+    def _thread(self, thread_id: str | None) -> RunnableConfig | None:
+        if self.checkpointer and thread_id is None:
+            raise UsageError("This agent remembers conversations: name one with thread_id.")
+        if thread_id is not None and not self.checkpointer:
+            raise UsageError("This agent remembers nothing: create it with a checkpointer to use thread_id.")
+        return None if thread_id is None else {"configurable": {"thread_id": thread_id}}
+
+    # ── around every run ──
+
+    def _interned(self, given: Any, context: FocusContext | None) -> Any:
+        """The input with its images in the store."""
+        if not isinstance(given, dict) or not given.get("messages"):
+            return given
+        around = context or self.context
+        messages = given["messages"] if isinstance(given["messages"], list) else [given["messages"]]
+        interned = [intern_images(message, around.images, around.config) for message in convert_to_messages(messages)]
+        return {**given, "messages": interned}
+
+    @contextmanager
+    def _alone(self, config: RunnableConfig | None) -> Iterator[None]:
+        """One run at a time on a thread: LangGraph would lose the input of one of two."""
+        configurable = self._configurable(config)
+        thread = configurable.get("thread_id")
+        if thread is None or not self.checkpointer or _TASK in configurable:
+            yield
+            return
+        key = (id(self.checkpointer), str(thread), str(configurable.get("checkpoint_ns", "")))
+        with _busy_lock:
+            if key in _busy:
+                raise UsageError(f"The conversation {thread!r} is being answered: wait for it, or use another thread.")
+            _busy.add(key)
+        try:
+            yield
+        finally:
+            with _busy_lock:
+                _busy.discard(key)
+
+    def _durability(self, config: RunnableConfig | None, asked: Durability | None) -> Durability | None:
+        nested = _TASK in self._configurable(config)
+        return "sync" if asked is None and self.checkpointer and not nested else asked
+
+    def _configurable(self, config: RunnableConfig | None) -> dict[str, Any]:
+        own = (self.config or {}).get("configurable", {})
+        return {**own, **((config or {}).get("configurable") or {})}
+
+
+def _finished(run: Iterator[FocusEvent | FocusResult]) -> FocusResult:
+    for part in run:
+        if isinstance(part, FocusResult):
+            return part
+    raise _paused()
+
+
+def _paused() -> UsageError:
+    return UsageError("The run waits for a person's decision: use ask_stream, and resume with the decision.")

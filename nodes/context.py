@@ -1,0 +1,135 @@
+"""What a run is given beside its state: the policy, the depth estimator, the image store, the settings.
+
+None of it is ever written to a checkpoint. Nodes read it as `runtime.context`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field
+
+from sifthinker.nodes.depth import DepthEstimator, DepthMap
+from sifthinker.nodes.images import ImageLimits, ImageStore, MemoryImageStore, crop
+from sifthinker.policy.base import Policy
+from sifthinker.policy.boxes import Box
+from sifthinker.policy.dialect import Dialect, dialect_for
+
+Mode = Literal["direct", "internal", "tools"]
+"""How the agent focuses: answer only; the whole trace in one completion; reason ⇄ focus with crops."""
+
+
+class FocusConfig(BaseModel):
+    """Settings of a run: the mode, the budgets, the decoding. Every budget that is exceeded is told in the result."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mode: Mode = "tools"
+    max_steps: int = Field(default=8, ge=0, le=64, description="Areas looked at in mode tools.")
+    max_boxes: int = Field(default=4, ge=1, le=64, description="Boxes of one area that are measured and cropped.")
+    max_new_tokens: int = Field(default=4096, ge=1, description="Tokens generated in a run.")
+    max_images: int = Field(default=16, ge=2, description="Images in a conversation: RGB, depth picture and crops.")
+    max_completion_bytes: int = Field(default=32_768, ge=256, description="UTF-8 bytes of one completion.")
+    deadline_s: float = Field(
+        default=300.0, gt=0, description="Seconds of work for a run, waiting for a person left out."
+    )
+    call_timeout_s: float = Field(default=60.0, gt=0, description="Seconds for one call of the policy.")
+    temperature: float = Field(default=0.0, ge=0)
+    seed: int | None = None
+    whole_share: float = Field(default=0.9, gt=0, le=1, description="An area of this share of the image gets no crop.")
+    min_crop_px: int = Field(default=16, ge=1, description="Shortest side of a crop in pixels.")
+    history: int = Field(default=8, ge=0, description="Earlier questions about the image that the policy is shown.")
+    interrupt_on_focus: bool = Field(default=False, description="Pause before each crop for a person's decision.")
+    allow_urls: bool = Field(default=False, description="Whether image addresses in messages are fetched.")
+    limits: ImageLimits = Field(default_factory=ImageLimits, description="What an image may be.")
+
+
+class View:
+    """An image that is being looked at: its pixels, its depth, and the crops already cut from it."""
+
+    def __init__(
+        self, image: Image.Image, depth: DepthMap | None, *, told_by: DepthEstimator | None = None, max_crops: int = 64
+    ) -> None:
+        self.image = image
+        self.depth = depth
+        self.told_by = told_by  # kept, so that its id stays its own while this view is remembered
+        self._max_crops = max_crops
+        self._crops: OrderedDict[tuple[Box, int], tuple[Image.Image, Box]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @cached_property
+    def depth_picture(self) -> Image.Image | None:
+        """The depth in colours, as the policy sees it; None without a depth map."""
+        return None if self.depth is None else self.depth.picture()
+
+    def crop(self, box: Box, *, min_px: int) -> tuple[Image.Image, Box]:
+        """`images.crop` of the full-resolution image, remembered: each turn of a conversation shows all its crops."""
+        key = (box, min_px)
+        with self._lock:
+            if key in self._crops:
+                self._crops.move_to_end(key)
+                return self._crops[key]
+        taken = crop(self.image, box, min_px=min_px)
+        with self._lock:
+            self._crops[key] = taken
+            while len(self._crops) > self._max_crops:
+                self._crops.popitem(last=False)
+        return taken
+
+
+class Views:
+    """The views opened last, by image hash and depth source. Thread-safe; a miss is only slower."""
+
+    def __init__(self, max_views: int = 4) -> None:
+        self._max_views = max_views
+        self._views: OrderedDict[tuple[str, int], View] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def open(self, sha256: str, images: ImageStore, depth: DepthEstimator | None) -> View:
+        """The view of a stored image; its depth is estimated the first time.
+
+        Raises:
+            ImageError: "missing", the store does not have it. DepthError: the depth cannot be told.
+        """
+        key = (sha256, id(depth))
+        with self._lock:
+            if key in self._views:
+                self._views.move_to_end(key)
+                return self._views[key]
+        image = images.get(sha256)
+        view = View(image, None if depth is None else depth.predict(image), told_by=depth)
+        with self._lock:
+            view = self._views.setdefault(key, view)  # another thread may have been faster: share its crops
+            while len(self._views) > self._max_views:
+                self._views.popitem(last=False)
+        return view
+
+
+@dataclass(frozen=True)
+class FocusContext:
+    """The runtime context of the focus graph (`context_schema`)."""
+
+    policy: Policy
+    """The model that is asked."""
+    depth: DepthEstimator | None = None
+    """What tells the depth of an image; None: boxes go without depth."""
+    images: ImageStore = field(default_factory=MemoryImageStore)
+    """Where the pixels are that states and checkpoints mention by hash."""
+    config: FocusConfig = field(default_factory=FocusConfig)
+    """Mode, budgets, decoding."""
+    views: Views = field(default_factory=Views, repr=False)
+    """Depth maps and crops at hand."""
+
+    @cached_property
+    def dialect(self) -> Dialect:
+        """How to speak with the policy."""
+        return dialect_for(self.policy.profile)
+
+    def view(self, sha256: str) -> View:
+        """The view of an image in the store (see `Views.open`)."""
+        return self.views.open(sha256, self.images, self.depth)

@@ -1,0 +1,51 @@
+"""What a turn of the policy said, in one form for all modes and dialects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sifthinker.policy.boxes import Size
+from sifthinker.policy.dialect import Dialect, TurnMode
+from sifthinker.policy.trace import AreaBox, Step
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One turn, in the order of reading: `text`, `steps`, then `boxes` or `answer`."""
+
+    text: str = ""
+    """What the area looked at last shows (mode tools)."""
+    steps: tuple[Step, ...] = ()
+    """Areas that the turn opened and closed by itself."""
+    boxes: tuple[AreaBox, ...] = ()
+    """The area to look at next (mode tools)."""
+    answer: str = ""
+    warnings: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+    """Why nothing of use was found."""
+
+
+def read_turn(dialect: Dialect, said: str, *, image_size: Size, mode: TurnMode, final: bool) -> Reading:
+    """Read a turn.
+
+    Args:
+        dialect: of the policy that said it.
+        said: its words.
+        image_size: (width, height) of the upright image.
+        mode: of the run.
+        final: whether the policy had been asked for its answer: areas do not count any more.
+    """
+    if mode == "tools":
+        span = dialect.read_span(said, image_size=image_size)
+        if span.answer or not final:
+            boxes = () if final or span.answer else distinct(span.boxes)
+            return Reading(span.text, span.steps, boxes, span.answer or "", span.warnings, span.problems)
+    read = dialect.read_completion(said, image_size=image_size, mode="direct" if final else mode)
+    steps = () if final or mode == "direct" else tuple(read.trace.steps)
+    return Reading(steps=steps, answer=read.trace.answer, warnings=read.warnings, problems=read.problems)
+
+
+def distinct(boxes: Sequence[AreaBox]) -> tuple[AreaBox, ...]:
+    """The boxes of an area without repetitions, in order."""
+    return tuple({box.bbox_2d: box for box in reversed(boxes)}.values())[::-1]

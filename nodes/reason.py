@@ -1,0 +1,180 @@
+"""The node that asks the policy: one call, streamed, within what is left of the budgets."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from langgraph.runtime import Runtime
+from langgraph.types import StreamWriter
+
+from sifthinker.nodes.context import FocusConfig, FocusContext
+from sifthinker.nodes.conversation import Spent, conversation, named_so_far, said_so_far, shown_depth, spent, the_look
+from sifthinker.nodes.events import AreaProposed, TextWritten, Warned
+from sifthinker.nodes.reading import Reading, read_turn
+from sifthinker.nodes.state import AskTurn, FocusState, PolicyTurn, Turn
+from sifthinker.policy.base import PolicyProfile
+from sifthinker.policy.boxes import Size
+from sifthinker.policy.errors import PolicyTimeout
+from sifthinker.policy.trace import AreaBox, AreaEvent, TextEvent, TraceStream
+
+ANSWER_TOKENS = 256
+"""Tokens that an answer asked for at the end may have, whatever is left of the budget."""
+
+ANSWER_SECONDS = 15.0
+"""Seconds it may take, whatever is left of the deadline."""
+
+
+def reason(state: FocusState, runtime: Runtime[FocusContext]) -> dict[str, list[Turn]]:
+    """Ask the policy for its next turn, and decide where the run goes from there.
+
+    An answer ends the run; an area goes to the focus node while the budgets last. A policy that has used one up is
+    asked once for its answer; one that said nothing of use is asked once more.
+
+    Raises:
+        PolicyTimeout, PolicyUnavailable: the server did not answer, and nothing had been said before.
+    """
+    context, look, turns = runtime.context, the_look(state), state["turns"]
+    view = context.view(look["image"])
+    depth_shown = shown_depth(view, context) is not None
+    before = spent(look, turns, depth_shown=depth_shown)
+    final = "answer_now" in before.asked
+    teller = _Teller(runtime.stream_writer, context.policy.profile, view.image.size, step=named_so_far(turns))
+
+    turn, over = _call(state, context, before, final=final, teller=teller)
+    reading = read_turn(context.dialect, turn["said"], image_size=view.image.size, mode=look["mode"], final=final)
+    teller.tell(reading)
+    warnings = [*turn.get("warnings", ()), *reading.warnings]
+    turn["then"] = "focus" if reading.boxes else "answer"
+    turn["steps"] = named_so_far(turns) + len(reading.steps) + bool(reading.boxes)
+    new: list[Turn] = [turn]
+    if not reading.answer and not final:
+        over = over or _used_up(spent(look, [*turns, turn], depth_shown=depth_shown), reading, context.config)
+        again = context.policy.profile.dialect == "native" and "retry" not in before.asked
+        if (ask := _ask_besides(reading, over, again=again)) is not None:
+            turn["then"] = "ask"
+            new.append(ask)
+    elif not reading.answer:
+        warnings.append("The policy gave no answer, not even when asked for it.")
+    if warnings:
+        turn["warnings"] = warnings
+    for warning in (warning for entry in new for warning in entry.get("warnings", ())):
+        runtime.stream_writer(Warned(message=warning))
+    return {"turns": new}
+
+
+def _call(
+    state: FocusState, context: FocusContext, before: Spent, *, final: bool, teller: _Teller
+) -> tuple[PolicyTurn, str | None]:
+    """One call of the policy; beside its turn, what budget cut it off."""
+    config, mode = context.config, the_look(state)["mode"]
+    seconds_left = max(config.deadline_s - before.seconds, ANSWER_SECONDS if final else 1.0)
+    tokens_left = max(config.max_new_tokens - before.tokens, ANSWER_TOKENS if final else 1)
+    timeout = min(config.call_timeout_s, seconds_left)
+    started = time.perf_counter()
+    turn = PolicyTurn(kind="policy", said="", then="answer", steps=0, tokens=[0, 0, 0], seconds=0.0)
+    over = None
+    try:
+        completion = context.policy.generate(
+            conversation(state, context),
+            stop=context.dialect.stop_strings("direct" if final else mode),
+            max_new_tokens=tokens_left,
+            temperature=config.temperature,
+            seed=config.seed,
+            timeout=timeout,
+            on_token=None if final else teller.heard,
+        )
+    except PolicyTimeout as error:
+        if final and not said_so_far(state["turns"]):
+            raise
+        over = str(error).rstrip(".")
+    else:
+        turn["said"] = _within(completion.text, config.max_completion_bytes)
+        turn["tokens"] = [completion.prompt_tokens, completion.completion_tokens, completion.images]
+        if len(turn["said"]) < len(completion.text):
+            over = f"The policy wrote more than {config.max_completion_bytes} bytes in one turn; the rest was cut off"
+        elif completion.finish_reason == "length":
+            over = f"The budget of {config.max_new_tokens} new tokens is used up"
+        elif completion.finish_reason == "deadline":
+            over = f"The policy did not finish within {timeout:.3g} s"
+    turn["seconds"] = time.perf_counter() - started
+    if final and over is not None:
+        turn["warnings"] = [f"{over}."]
+    return turn, over
+
+
+def _used_up(after: Spent, reading: Reading, config: FocusConfig) -> str | None:
+    """Which budget does not allow another step, if one does not."""
+    if reading.boxes and after.steps >= config.max_steps:
+        return f"The budget of {config.max_steps} focus steps is used up"
+    if after.tokens >= config.max_new_tokens:
+        return f"The budget of {config.max_new_tokens} new tokens is used up"
+    if after.seconds >= config.deadline_s:
+        return f"The deadline of {config.deadline_s:.3g} s has passed"
+    return None
+
+
+def _ask_besides(reading: Reading, over: str | None, *, again: bool) -> AskTurn | None:
+    """What the policy is asked when its turn brought no answer; None when it brought an area to look at.
+
+    `again`: whether it may be told what could not be read. A trained policy knows no talk about its mistakes.
+    """
+    if over is not None:
+        return AskTurn(kind="ask", what="answer_now", warnings=[f"{over}: the policy was asked for its answer."])
+    if reading.boxes:
+        return None
+    if again:
+        problems = list(reading.problems) or ["It holds neither an area nor an answer."]
+        warning = f"The policy's turn could not be used ({' '.join(problems)}); it was asked once more."
+        return AskTurn(kind="ask", what="retry", problems=problems, warnings=[warning])
+    warning = "The policy gave neither an area nor an answer that could be read: it was asked for its answer."
+    return AskTurn(kind="ask", what="answer_now", warnings=[warning])
+
+
+def _within(text: str, max_bytes: int) -> str:
+    """The beginning of a text, at most `max_bytes` long in UTF-8; lone surrogates become question marks."""
+    encoded = text.encode("utf-8", errors="replace")
+    return encoded[:max_bytes].decode("utf-8", errors="ignore")
+
+
+class _Teller:
+    """Tells areas and texts as events: while they are written where the policy keeps to the grammar, else once read."""
+
+    def __init__(self, writer: StreamWriter, profile: PolicyProfile, image_size: Size, *, step: int) -> None:
+        self._writer = writer
+        self._step = step  # steps told so far
+        self._stream = None
+        if profile.dialect == "sif":
+            self._stream = TraceStream(
+                space=profile.box_space, image_size=image_size, resized_size=profile.resized_size(image_size)
+            )
+
+    def heard(self, piece: str) -> None:
+        """Take in a piece of text (`on_token`)."""
+        if self._stream is None:
+            return
+        for event in self._stream.feed(piece):
+            match event:
+                case AreaEvent():
+                    self._area(event.boxes)
+                case TextEvent():
+                    self._text(event.text)
+
+    def tell(self, reading: Reading) -> None:
+        """Tell a turn that was read as a whole."""
+        if self._stream is not None:
+            return
+        if reading.text:
+            self._text(reading.text)
+        for step in reading.steps:
+            self._area(step.boxes)
+            self._text(step.text)
+        if reading.boxes:
+            self._area(reading.boxes)
+
+    def _area(self, boxes: Sequence[AreaBox]) -> None:
+        self._step += 1
+        self._writer(AreaProposed(step=self._step, boxes=tuple(boxes)))
+
+    def _text(self, text: str) -> None:
+        self._writer(TextWritten(step=max(self._step, 1), text=text))

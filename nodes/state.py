@@ -1,0 +1,141 @@
+"""The state of the focus graph: what a checkpoint holds. Plain data only, and no pixels: images are hashes.
+
+`messages` is the conversation with the user, as LangChain messages. `look` and `turns` are the working record of the
+question at hand: everything said to and by the policy can be built again from them, so that a run goes on after a
+crash without asking the policy twice. `result` is what the question came to.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, NotRequired, TypedDict
+
+from langgraph.graph import MessagesState
+
+Xyxy = list[float]
+"""Normalised xyxy, as a checkpoint holds it."""
+
+
+class BoxRecord(TypedDict):
+    """A box of an area."""
+
+    bbox_2d: Xyxy
+    depth: float | None
+    """As the policy said it."""
+    measured_depth: float | None
+    """The mean of the depth map in the box."""
+
+
+class PolicyTurn(TypedDict):
+    """One call of the policy."""
+
+    kind: Literal["policy"]
+    said: str
+    """Word for word, in the policy's own dialect and box space."""
+    then: Literal["focus", "ask", "answer"]
+    """Where the run goes from here; with "ask" an AskTurn follows."""
+    steps: int
+    """Areas named for this question so far, this turn's included."""
+    tokens: list[int]
+    """Prompt tokens, completion tokens, images encoded."""
+    seconds: float
+    warnings: NotRequired[list[str]]
+
+
+class FocusTurn(TypedDict):
+    """The focus node's reply to an area."""
+
+    kind: Literal["focus"]
+    boxes: list[BoxRecord]
+    """The boxes looked at. Empty when a person declined the area."""
+    crops: list[Xyxy | None]
+    """For each box what its crop shows; None where no crop was taken."""
+    person: NotRequired[Literal["edit", "reject"]]
+    """What a person changed (`interrupt_on_focus`)."""
+    note: NotRequired[str]
+    """What the person said when declining."""
+    seconds: float
+    warnings: NotRequired[list[str]]
+
+
+class AskTurn(TypedDict):
+    """The policy is asked for something besides: for its answer, or once more for what could not be read."""
+
+    kind: Literal["ask"]
+    what: Literal["answer_now", "retry"]
+    problems: NotRequired[list[str]]
+    """For a retry: what could not be read."""
+    warnings: NotRequired[list[str]]
+
+
+Turn = PolicyTurn | FocusTurn | AskTurn
+
+
+class Look(TypedDict):
+    """The question at hand."""
+
+    question: str
+    options: list[str]
+    """The answers to choose from; empty: a free answer."""
+    image: str
+    """Hash of the image in the image store."""
+    mode: Literal["direct", "internal", "tools"]
+    warnings: list[str]
+    """About the image or the question, known before the policy was asked."""
+    seconds: float
+    """What checking the image and estimating its depth took."""
+
+
+class StepRecord(TypedDict):
+    """A step of the result: an area and what was seen there."""
+
+    boxes: list[BoxRecord]
+    text: str
+    crops: list[Xyxy | None]
+    crop_sizes: list[list[int] | None]
+    """(width, height) in pixels of each crop."""
+    edited: bool
+    """Whether a person set the boxes."""
+
+
+class ResultRecord(TypedDict):
+    """What a question came to, as plain data; `sifthinker.agent.FocusResult` reads it."""
+
+    answer: str
+    question: str
+    options: list[str]
+    image: str
+    mode: str
+    policy: str
+    trace: str
+    """What the policy said, its turns joined."""
+    valid_trace: bool
+    steps: list[StepRecord]
+    warnings: list[str]
+    tokens: list[int]
+    """Prompt tokens, completion tokens, images encoded, over all calls."""
+    calls: list[list[float]]
+    """For each call of the policy: seconds, prompt tokens, completion tokens, images encoded."""
+    seconds: float
+
+
+def add_turns(turns: list[Turn] | None, update: list[Turn] | None) -> list[Turn]:
+    """Reducer: new turns are added at the end; None begins a new question."""
+    return [] if update is None else [*(turns or []), *update]
+
+
+class FocusState(MessagesState):
+    """State of the focus graph."""
+
+    look: Look | None
+    """The question at hand; None between questions."""
+    turns: Annotated[list[Turn], add_turns]
+    """What has been said and done for it so far."""
+    result: ResultRecord | None
+    """What the last question came to; None while one is being answered."""
+
+
+class FocusOutput(MessagesState):
+    """What a run of the graph returns."""
+
+    result: ResultRecord | None
+    """See `FocusState.result`."""
