@@ -7,6 +7,7 @@ Exit codes: 0 answered, 1 could not answer, 2 wrong use, 130 interrupted.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -63,6 +64,14 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 PolicyOption = Annotated[
     str, typer.Option("--policy", "-p", help="embedded, a hub id, ./folder, or openai:MODEL@URL.", metavar="NAME")
 ]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="An option of the policy, once for each: device=cuda:1, dtype=bfloat16, adapter=./lora, …",
+        metavar="KEY=VALUE",
+    ),
+]
 ModeOption = Annotated[
     str, typer.Option("--mode", "-m", help="How to focus: direct, internal or tools.", metavar="MODE")
 ]
@@ -101,6 +110,7 @@ def ask(
     policy: PolicyOption = "embedded",
     mode: ModeOption = "tools",
     depth: DepthOption = None,
+    setting: SetOption = None,
     option: Annotated[
         list[str] | None,
         typer.Option("--option", "-o", help="A possible answer; give it once for each.", metavar="TEXT"),
@@ -118,7 +128,15 @@ def ask(
     from sifthinker.agent.asking import Request, answer_request
 
     answer_request(
-        Request(image=image, question=question, options=option or [], policy=policy, mode=mode, depth=depth),
+        Request(
+            image=image,
+            question=question,
+            options=option or [],
+            policy=policy,
+            mode=mode,
+            depth=depth,
+            settings=setting or [],
+        ),
         as_json=json,
         save=save,
     )
@@ -202,8 +220,14 @@ def _complain(error: Exception) -> int:
         text, code = f"{error.strerror or error}{where}.", 1
     else:
         text, code = _misuse(error), UsageError.exit_code
-    sys.stderr.write(f"sifthinker: {' '.join(text.split())}\n")
+    sys.stderr.write(f"sifthinker: {_one_line(text)}\n")
     return code
+
+
+def _one_line(text: str) -> str:
+    """A message as one line: a list below it is strung together, its columns set apart by dashes."""
+    lines = [re.sub(r"\s{2,}|\t", " – ", line.strip()) for line in text.splitlines() if line.strip()]
+    return "; ".join(lines).replace(":; ", ": ")
 
 
 def _misuse(error: Any) -> str:

@@ -94,7 +94,7 @@ def doctor_image() -> Image.Image:
 
 
 def _ask_embedded() -> Check:
-    from sifthinker.agent.ask import ask
+    from sifthinker.agent.api import ask
 
     name = "embedded policy"
     try:

@@ -18,8 +18,10 @@ from PIL import Image
 from sifthinker.agent.pictures import Corners, free_place, is_whole, step_colour
 from sifthinker.agent.words import box_words, step_title
 from sifthinker.nodes.depth import depth_to_rgb
+from sifthinker.policy.errors import UsageError
 
 if TYPE_CHECKING:
+    from sifthinker.agent.result import FocusResult
     from sifthinker.policy.boxes import Box
 
 _WIDTH = 1000  # units of the overlay's drawing; its height follows the image
@@ -64,6 +66,67 @@ class Report:
     command: str = ""
     """The command line that runs it again."""
     trace_text: str = ""
+
+
+def report_of(result: FocusResult, *, image_name: str = "", command: str = "") -> Report:
+    """The report of a run.
+
+    Args:
+        result: with its pictures, as `ask` gives it.
+        image_name: what the page calls the image.
+        command: the command line that runs it again.
+
+    Raises:
+        UsageError: the result came without its pictures (it was read back from plain data).
+    """
+    if result.image is None:
+        raise UsageError("This result has no pictures: a report needs the result as `ask` returned it.")
+    depth_map = result.depth_map
+    costs = _step_costs(result)
+    return Report(
+        question=result.question,
+        answer=result.answer,
+        image=result.image,
+        steps=[
+            ReportStep(
+                boxes=[ReportBox(box.bbox_2d, box.depth, box.measured_depth) for box in step.boxes],
+                text=step.text,
+                crops=step.crops,
+                cost=" · ".join(filter(None, [cost, "set by a person" if step.edited else ""])),
+            )
+            for step, cost in zip(result.steps, costs, strict=True)
+        ],
+        options=result.options,
+        depth_picture=None if depth_map is None else depth_map.picture(),
+        image_name=image_name,
+        warnings=result.warnings,
+        facts=_facts(result),
+        command=command,
+        trace_text=result.trace_text,
+    )
+
+
+def _facts(result: FocusResult) -> list[tuple[str, str]]:
+    facts = [
+        ("policy", result.policy),
+        ("mode", result.mode),
+        ("steps", str(len(result.steps))),
+        ("images encoded", str(result.tokens.images)),
+        ("tokens in", f"{result.tokens.prompt:,}"),
+        ("tokens out", f"{result.tokens.completion:,}"),
+        ("seconds", f"{result.seconds:.1f}"),
+        ("trace", "valid" if result.valid_trace else "not quite the grammar"),
+    ]
+    if result.depth_map is not None:
+        facts.append(("depth from", result.depth_map.source))
+    return facts
+
+
+def _step_costs(result: FocusResult) -> list[str]:
+    """For each step what reading its crops took, in words: known where every step was answered by one call."""
+    if result.mode == "tools" and len(result.calls) == len(result.steps) + 1:
+        return [f"{call.seconds:.1f} s" for call in result.calls[1:]]
+    return [""] * len(result.steps)
 
 
 def render_report(report: Report) -> str:

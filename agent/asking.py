@@ -1,0 +1,133 @@
+"""`sifthinker ask`: one question, its steps as they come, the answer, and what is saved of it."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+
+from sifthinker.agent.api import ask_stream
+from sifthinker.agent.console import FocusConsole, write_json
+from sifthinker.agent.result import FocusResult
+from sifthinker.nodes.context import Mode
+from sifthinker.nodes.images import ImageLimits
+from sifthinker.policy.base import Policy
+from sifthinker.policy.errors import PolicyError, UsageError
+from sifthinker.policy.load import load_policy
+
+STANDARD_INPUT = "-"
+
+
+@dataclass(frozen=True)
+class Request:
+    """A question as it was typed."""
+
+    image: str
+    question: str
+    options: Sequence[str] = ()
+    policy: str = "embedded"
+    mode: str = "tools"
+    depth: str | None = None
+    settings: Sequence[str] = field(default=())
+    """`KEY=VALUE` for the policy's loader."""
+
+    def command(self) -> str:
+        """The command line that asks this again; what is the default is left out."""
+        words = ["sifthinker", "ask"]
+        for option in self.options:
+            words += ["--option", option]
+        words += ["--policy", self.policy] if self.policy != "embedded" else []
+        words += ["--mode", self.mode] if self.mode != "tools" else []
+        words += ["--depth", self.depth] if self.depth is not None else []
+        for setting in self.settings:
+            words += ["--set", setting]
+        named = [self.image, self.question]
+        if any(name.startswith("-") and name != STANDARD_INPUT for name in named):
+            return shlex.join([*words, "--", *named])
+        return shlex.join([*words[:2], *named, *words[2:]])
+
+
+def answer_request(request: Request, *, as_json: bool, save: Path | None) -> None:
+    """Answer a request, show it, save it.
+
+    Raises:
+        UsageError: wrong use, and a folder that cannot be written to. SifthinkerError: it could not be answered.
+    """
+    with ExitStack() as stack:
+        folder = None
+        if save is not None:
+            from sifthinker.agent.saving import writable_folder
+
+            folder = stack.enter_context(writable_folder(save))
+        console = FocusConsole()
+        result = _run(request, None if as_json else console)
+        if as_json:
+            write_json(result.to_dict())
+        else:
+            console.finish(result)
+        if folder is not None:
+            from sifthinker.agent.saving import save_run
+
+            name = "" if request.image == STANDARD_INPUT else Path(request.image).name
+            report = save_run(result, folder, image_name=name, command=request.command())
+            if not as_json:
+                console.say(f"Saved: {report}")
+    if not result.answer:
+        raise PolicyError("The policy gave no answer: try another mode (--mode direct) or another policy (--policy).")
+
+
+def chosen_policy(name: str, settings: Sequence[str]) -> str | Policy:
+    """The policy of a name; with settings it is loaded here, else the agent loads it by its name."""
+    return load_policy(name, **read_settings(settings)) if settings else name
+
+
+def read_settings(settings: Sequence[str]) -> Mapping[str, Any]:
+    """`KEY=VALUE` pairs as a mapping; values as YAML reads them, so that numbers and true/false are what they seem.
+
+    Raises:
+        UsageError: one is not of this form.
+    """
+    read: dict[str, Any] = {}
+    for setting in settings:
+        key, separator, value = setting.partition("=")
+        if not separator or not key.isidentifier():
+            raise UsageError(f"Expected --set KEY=VALUE, for example device=cuda:1, got {setting!r}.")
+        try:
+            parsed = yaml.safe_load(value)
+        except yaml.YAMLError:
+            parsed = value
+        read[key] = parsed if isinstance(parsed, bool | int | float) else value
+    return read
+
+
+def _run(request: Request, console: FocusConsole | None) -> FocusResult:
+    """Ask, and show the events where there is a console."""
+    arguments: dict[str, Any] = {
+        "options": list(request.options),
+        "policy": chosen_policy(request.policy, request.settings),
+        "mode": cast(Mode, request.mode),
+        "depth": request.depth,
+    }
+    parts = ask_stream(_image(request.image), request.question, **arguments)
+    with ExitStack() as stack:
+        if console is not None:
+            stack.enter_context(console.waiting(f"loading {request.policy}"))
+        for part in parts:
+            if isinstance(part, FocusResult):
+                return part
+            if console is not None:
+                console.show(part)
+    raise PolicyError("The run ended without a result.")
+
+
+def _image(source: str) -> str | bytes:
+    """The image's path, or its bytes where it comes from standard input (one byte more than allowed is enough)."""
+    if source != STANDARD_INPUT:
+        return source
+    return sys.stdin.buffer.read(ImageLimits().max_bytes + 1)

@@ -1,0 +1,119 @@
+"""Saving a run: all files are there, whole; a folder that cannot be written to is refused before any work."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sifthinker.agent.result import FocusResult
+from sifthinker.agent.saving import save_run, writable_folder
+from sifthinker.nodes.context import View
+from sifthinker.nodes.depth import DepthMap
+from sifthinker.nodes.state import BoxRecord, ResultRecord, StepRecord
+from sifthinker.policy.errors import UsageError
+
+
+def step(*boxes: tuple[float, float, float, float], cropped: bool = True) -> StepRecord:
+    return StepRecord(
+        boxes=[BoxRecord(bbox_2d=list(box), depth=0.4, measured_depth=0.5) for box in boxes],
+        text="a thing",
+        crops=[list(box) if cropped else None for box in boxes],
+        crop_sizes=[[20, 16] if cropped else None for _ in boxes],
+        edited=False,
+    )
+
+
+def result(*steps: StepRecord, depth: bool = True) -> FocusResult:
+    record = ResultRecord(
+        answer="red",
+        question="What colour is it?",
+        options=["red", "blue"],
+        image="hash",
+        mode="tools",
+        policy="scripted",
+        trace="<think>…",
+        valid_trace=True,
+        steps=list(steps),
+        warnings=["It was dark."],
+        tokens=[120, 30, 4],
+        calls=[[0.5, 60, 15, 2], [0.6, 60, 15, 2]],
+        seconds=1.2,
+    )
+    depth_map = DepthMap(np.full((40, 60), 0.5, dtype=np.float32)) if depth else None
+    return FocusResult.from_record(record, View(Image.new("RGB", (60, 40), "teal"), depth_map))
+
+
+WHOLE, LEFT, RIGHT = (0.0, 0.0, 1.0, 1.0), (0.1, 0.1, 0.5, 0.6), (0.5, 0.1, 0.9, 0.6)
+
+
+def names(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_run_is_saved_with_its_pictures_report_and_json(tmp_path: Path) -> None:
+    run = result(step(WHOLE, cropped=False), step(LEFT, RIGHT))
+    report = save_run(run, tmp_path, image_name="cups.png", command="sifthinker ask cups.png …")
+    assert names(tmp_path) == {
+        "annotated.png",
+        "depth.png",
+        "crops/step-02-1.png",
+        "crops/step-02-2.png",
+        "report.html",
+        "result.json",
+    }
+    assert report.read_text(encoding="utf-8").count("data:image/") == 4
+    assert json.loads((tmp_path / "result.json").read_text(encoding="utf-8")) == run.to_dict()
+    assert Image.open(tmp_path / "crops/step-02-1.png").size == (24, 20)
+
+
+def test_what_an_earlier_longer_run_left_is_taken_away_and_nothing_else(tmp_path: Path) -> None:
+    save_run(result(step(LEFT), step(RIGHT)), tmp_path)
+    (tmp_path / "crops" / "mine.png").write_bytes(b"mine")
+    save_run(result(step(WHOLE, cropped=False), depth=False), tmp_path)
+    assert names(tmp_path) == {"annotated.png", "crops/mine.png", "report.html", "result.json"}
+
+
+def test_files_have_the_usual_permissions(tmp_path: Path) -> None:
+    save_run(result(step(LEFT)), tmp_path)
+    (tmp_path / "usual").touch()
+    assert (tmp_path / "report.html").stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
+def test_a_folder_is_made_and_removed_again_when_the_run_fails(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "first"
+    with pytest.raises(RuntimeError), writable_folder(folder):
+        assert folder.is_dir()
+        raise RuntimeError
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_folder_that_was_there_stays(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), writable_folder(tmp_path):
+        raise RuntimeError
+    assert tmp_path.is_dir()
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="is a file"), writable_folder(tmp_path / "file"):
+        pass
+    with pytest.raises(UsageError, match="cannot be made"), writable_folder(tmp_path / "file" / "below"):
+        pass
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_permission_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(UsageError, match="cannot be written to"), writable_folder(tmp_path):
+        pass
+
+
+def test_a_result_without_pictures_says_so(tmp_path: Path) -> None:
+    run = result(step(LEFT))
+    with pytest.raises(UsageError, match="no pictures"):
+        save_run(FocusResult.model_validate(run.model_dump()), tmp_path)
