@@ -151,7 +151,7 @@ class Engine:
     def _step(self) -> None:
         """One step of the leader: let new turns in, decode one token of each running turn, let finished turns go."""
         with self._lock:
-            joining = []
+            joining: list[Job] = []
             while self._waiting and len(self._running) + len(joining) < self.max_batch:
                 joining.append(self._waiting.popleft())
         try:

@@ -22,7 +22,7 @@ from sifthinker.policy.weights import load_weights
 
 logger = logging.getLogger(__name__)
 
-_PLACEHOLDER_NAMES = (
+_PLACEHOLDERS = (
     "image_token_id",
     "video_token_id",
     "audio_token_id",
@@ -56,10 +56,10 @@ class LocalPolicy:
         self._profile = profile
         tokenizer = processor.tokenizer
         end = model.generation_config.eos_token_id
-        end_ids = {*(end if isinstance(end, list) else [end]), tokenizer.eos_token_id} - {None}
-        placeholders = {getattr(model.config, name, None) for name in _PLACEHOLDER_NAMES} - {None}
-        placeholders.add(tokenizer.convert_tokens_to_ids(processor.image_token))
-        self._control = ControlTokens(tokenizer, extra=frozenset(placeholders), end=frozenset(end_ids))
+        end_ids = _known([*(end if isinstance(end, list) else [end]), tokenizer.eos_token_id])
+        placeholders = _known([getattr(model.config, name, None) for name in _PLACEHOLDERS])
+        placeholders |= {tokenizer.convert_tokens_to_ids(processor.image_token)}
+        self._control = ControlTokens(tokenizer, extra=placeholders, end=end_ids)
         suppressed = sorted(index for index in self._control.never_generated if index < _vocabulary(model))
         self._cache = PrefixCache(cache_bytes)
         self._engine = Engine(model, suppressed=suppressed, cache=self._cache, max_batch=max_batch)
@@ -204,6 +204,10 @@ class LocalPolicy:
             started=started,
         )
         return Job(encoded, turn, on_token)
+
+
+def _known(ids: Sequence[int | None]) -> frozenset[int]:
+    return frozenset(index for index in ids if index is not None)
 
 
 def _vocabulary(model: Any) -> int:

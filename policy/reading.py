@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypedDict
 
 from sifthinker.policy.base import PolicyProfile
-from sifthinker.policy.boxes import BoxSpace
+from sifthinker.policy.boxes import BoxSpace, Size
 from sifthinker.policy.errors import TraceError
 from sifthinker.policy.trace import AreaBox, Step, Trace, parse, parse_lenient, parse_span
 
@@ -99,7 +99,13 @@ def _read_answer(text: str, profile: PolicyProfile, image_size: tuple[int, int])
     return ReadCompletion(Trace(steps=[], answer=answer or ""), False, (warning,), () if answer else (warning,))
 
 
-def _place(profile: PolicyProfile, image_size: tuple[int, int]) -> dict[str, object]:
+class _Place(TypedDict):
+    space: BoxSpace
+    image_size: Size | None
+    resized_size: Size | None
+
+
+def _place(profile: PolicyProfile, image_size: tuple[int, int]) -> _Place:
     """The declared space of the boxes, with the sizes that it needs, as the parsers' arguments."""
     return {
         "space": profile.box_space,

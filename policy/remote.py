@@ -1,0 +1,297 @@
+"""Remote policies: a model behind an OpenAI-compatible server (vLLM, `transformers serve`, a hosted one)."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import tenacity
+
+from sifthinker.policy.base import Completion, PolicyProfile, TokenCallback
+from sifthinker.policy.errors import PolicyError, PolicyLoadError, PolicyTimeout, PolicyUnavailable, UsageError
+from sifthinker.policy.messages import Message, count_images
+from sifthinker.policy.profiles import (
+    checked_profile,
+    family_of_name,
+    profile_of_family,
+    profile_of_folder,
+    with_known_resize,
+)
+from sifthinker.policy.remote_stream import BrokenStream, read_reply
+from sifthinker.policy.remote_wire import conversation, endpoint, retry_after, shown_url
+
+logger = logging.getLogger(__name__)
+
+
+class _Busy(Exception):
+    """The server answered 429 or 5xx."""
+
+    def __init__(self, status: int, retry_after: float | None) -> None:
+        super().__init__(f"status {status}")
+        self.status = status
+        self.retry_after = retry_after
+
+
+_WORTH_A_RETRY = (_Busy, BrokenStream, httpx.TransportError)
+
+
+class RemotePolicy:
+    """A model behind an OpenAI-compatible server. Safe to call from several threads.
+
+    Each call is streamed, so that a server that hangs or breaks off is noticed. There is one retry layer, here: 429,
+    5xx, lost connections and broken streams are tried again with growing, jittered pauses (or as `Retry-After` says),
+    as long as no text has been handed to `on_token`; a refusal (400, 401, 403, 404, …) is told at once.
+
+    Args:
+        model: the server's name for the model.
+        url: the server's address, with or without `/v1`.
+        name: what results call the policy; by default the model's name.
+        api_key: by default the environment variable OPENAI_API_KEY, if set. Never logged.
+        profile: a profile, or a folder with a `sifthinker.json`, for a model that is known (a served embedded policy).
+        connect_timeout: seconds to connect.
+        read_timeout: seconds without a byte after which a call counts as hanging.
+        call_timeout: seconds for a whole call with its retries, where the caller says none.
+        attempts: of one call, the first included.
+        max_concurrent: calls under way at once; further ones wait their turn.
+        logprobs: ask for log-probabilities (not every server gives them).
+        extra_body: further fields of every request, for what a server offers beyond the standard.
+        token_limit_field: the request's field for `max_new_tokens` ("max_completion_tokens" for some hosted models).
+        declared: fields of `PolicyProfile` (box_space, dialect, rgb_px, …).
+
+    Raises:
+        UsageError: the address is none, or an option does not exist.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        url: str,
+        *,
+        name: str | None = None,
+        api_key: str | None = None,
+        profile: PolicyProfile | str | Path | None = None,
+        connect_timeout: float = 10.0,
+        read_timeout: float = 30.0,
+        call_timeout: float = 60.0,
+        attempts: int = 3,
+        max_concurrent: int = 8,
+        logprobs: bool = False,
+        extra_body: dict[str, Any] | None = None,
+        token_limit_field: str = "max_tokens",
+        **declared: Any,
+    ) -> None:
+        self.model = model
+        self.url = endpoint(url)
+        self.call_timeout = call_timeout
+        self.attempts = attempts
+        self.max_concurrent = max_concurrent
+        self._profile = with_known_resize(_profile(model, name, profile, declared))
+        self._logprobs = logprobs
+        self._extra_body = dict(extra_body or {})
+        self._token_limit_field = token_limit_field
+        self._read_timeout = read_timeout
+        self._slots = threading.BoundedSemaphore(max_concurrent)
+        self._api_key = api_key if api_key is not None else os.environ.get("OPENAI_API_KEY")
+        self._client = httpx.Client(
+            headers={"Authorization": f"Bearer {self._api_key}"} if self._api_key else {},
+            timeout=httpx.Timeout(read_timeout, connect=connect_timeout),
+            limits=httpx.Limits(max_connections=max_concurrent, max_keepalive_connections=max_concurrent),
+        )
+        for note in self._profile.notes:
+            logger.warning(note)
+
+    @property
+    def profile(self) -> PolicyProfile:
+        """How to speak with this policy."""
+        return self._profile
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def generate(
+        self,
+        messages: Sequence[Message],
+        *,
+        stop: Sequence[str] = (),
+        max_new_tokens: int = 1024,
+        temperature: float = 0.0,
+        seed: int | None = None,
+        timeout: float | None = None,
+        on_token: TokenCallback | None = None,
+    ) -> Completion:
+        """Generate one assistant turn, see `Policy.generate`.
+
+        Raises:
+            PolicyTimeout: no whole answer within `timeout` (default: `call_timeout`).
+            PolicyUnavailable: the server failed or broke off, after all attempts.
+            PolicyError: the server refused the request.
+        """
+        if not messages:
+            raise UsageError("Expected at least one message to generate an answer to, got none.")
+        started = time.monotonic()
+        allowed = self.call_timeout if timeout is None else timeout
+        deadline = started + allowed
+        body = {
+            "model": self.model,
+            "messages": conversation(messages, self._profile),
+            self._token_limit_field: max_new_tokens,
+            "temperature": temperature,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            **({"stop": list(stop)} if stop else {}),
+            **({"seed": seed} if seed is not None else {}),
+            **({"logprobs": True} if self._logprobs else {}),
+            **self._extra_body,
+        }
+        if not self._slots.acquire(timeout=max(allowed, 0.0)):
+            raise PolicyTimeout(f"{self._who} got no free slot within {allowed:g} s ({self.max_concurrent} at once).")
+        try:
+            completion = self._with_retries(body, stop, deadline, allowed, on_token)
+        finally:
+            self._slots.release()
+        completion.images = count_images(messages)
+        completion.seconds = time.monotonic() - started
+        return completion
+
+    def generate_batch(
+        self,
+        conversations: Sequence[Sequence[Message]],
+        *,
+        stop: Sequence[str] = (),
+        max_new_tokens: int = 1024,
+        temperature: float = 0.0,
+        seed: int | None = None,
+        timeout: float | None = None,
+    ) -> list[Completion]:
+        """`generate` for several conversations, `max_concurrent` at once; number i is sampled with `seed + i`.
+
+        Raises:
+            The error of the first conversation that failed, as in `generate`.
+        """
+
+        def ask(index: int) -> Completion:
+            return self.generate(
+                conversations[index],
+                stop=stop,
+                max_new_tokens=max_new_tokens,
+                temperature=temperature,
+                seed=None if seed is None else seed + index,
+                timeout=timeout,
+            )
+
+        with ThreadPoolExecutor(max_workers=self.max_concurrent) as pool:
+            return list(pool.map(ask, range(len(conversations))))
+
+    @property
+    def _who(self) -> str:
+        return f"{self.model} at {shown_url(self.url)}"
+
+    def _with_retries(
+        self, body: dict[str, Any], stop: Sequence[str], deadline: float, allowed: float, on_token: TokenCallback | None
+    ) -> Completion:
+        handed_over = 0
+
+        def hand_over(piece: str) -> None:
+            nonlocal handed_over
+            handed_over += len(piece)
+            if on_token:
+                on_token(piece)
+
+        def worth_it(state: tenacity.RetryCallState) -> bool:
+            # Text that was handed over cannot be taken back: another attempt may say something else.
+            failed = state.outcome is not None and isinstance(state.outcome.exception(), _WORTH_A_RETRY)
+            return failed and not (on_token and handed_over)
+
+        retrying = tenacity.Retrying(
+            retry=worth_it,
+            stop=lambda state: (
+                state.attempt_number >= self.attempts or time.monotonic() + state.upcoming_sleep >= deadline
+            ),
+            wait=_pause,
+            before_sleep=self._tell,
+            reraise=True,
+        )
+        try:
+            return retrying(self._attempt, body, stop, deadline, hand_over)
+        except _Busy as error:
+            if time.monotonic() + (error.retry_after or 0.0) >= deadline and error.status == 429:
+                raise PolicyTimeout(
+                    f"{self._who} is at its rate limit for longer than the {allowed:g} s given."
+                ) from error
+            raise PolicyUnavailable(f"{self._who} answered status {error.status} {self.attempts} times.") from error
+        except BrokenStream as error:
+            raise PolicyUnavailable(f"{self._who} broke off in the middle of an answer: {error}.") from error
+        except httpx.TimeoutException as error:
+            raise PolicyTimeout(f"{self._who} did not answer within {allowed:g} s.") from error
+        except httpx.TransportError as error:
+            raise PolicyUnavailable(
+                f"{self._who} could not be reached: is the server running and the address right? ({error})"
+            ) from error
+
+    def _attempt(
+        self, body: dict[str, Any], stop: Sequence[str], deadline: float, on_text: TokenCallback
+    ) -> Completion:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise httpx.ReadTimeout("no time left")
+        timeout = httpx.Timeout(min(self._read_timeout, left), connect=min(self._client.timeout.connect or left, left))
+        with self._client.stream("POST", self.url, json=body, timeout=timeout) as response:
+            status = response.status_code
+            if status == 429 or status >= 500:
+                raise _Busy(status, retry_after(response))
+            if status != 200:
+                raise self._refusal(status, response)
+            return read_reply(response, stop, deadline, on_text)
+
+    def _refusal(self, status: int, response: httpx.Response) -> PolicyError:
+        if status in (401, 403):
+            return PolicyError(
+                f"{self._who} refused the API key (status {status}): set OPENAI_API_KEY, or give load_policy api_key=…."
+            )
+        if status == 404:
+            return PolicyError(f"{self._who} is not there (status 404): does the server serve a model of this name?")
+        if 300 <= status < 400:
+            return PolicyError(
+                f"{self._who} redirects (status {status}), which is not followed: give its real address."
+            )
+        said = next(response.iter_bytes(2000), b"").decode("utf-8", "replace")
+        if self._api_key:
+            said = said.replace(self._api_key, "…")
+        return PolicyError(f"{self._who} refused the request (status {status}): {' '.join(said.split())[:300]}")
+
+    def _tell(self, state: tenacity.RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        what = str(error) if isinstance(error, (_Busy, BrokenStream)) else type(error).__name__
+        logger.warning(
+            "%s: %s; attempt %d of %d, next in %.1f s",
+            self._who, what, state.attempt_number, self.attempts, state.upcoming_sleep,
+        )  # fmt: skip
+
+
+def _profile(
+    model: str, name: str | None, given: PolicyProfile | str | Path | None, declared: dict[str, Any]
+) -> PolicyProfile:
+    if given is None:
+        return profile_of_family(name or model, family_of_name(model), **declared)
+    found = given if isinstance(given, PolicyProfile) else profile_of_folder(Path(given))
+    if found is None:
+        raise PolicyLoadError(f"The folder {given} holds no sifthinker.json.")
+    fields = {**found.model_dump(), "name": name or model, **declared}
+    return checked_profile(fields, source="the options of load_policy")
+
+
+def _pause(state: tenacity.RetryCallState) -> float:
+    """Seconds before the next attempt: what the server asked for, else doubling from half a second, jittered."""
+    error = state.outcome.exception() if state.outcome else None
+    if isinstance(error, _Busy) and error.retry_after is not None:
+        return error.retry_after
+    return min(0.5 * 2 ** (state.attempt_number - 1), 8.0) * random.uniform(0.5, 1.5)

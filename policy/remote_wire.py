@@ -1,0 +1,88 @@
+"""What is sent to an OpenAI-compatible server, and where: addresses, headers, messages with images as data URLs."""
+
+from __future__ import annotations
+
+import base64
+import io
+import time
+from collections.abc import Sequence
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import httpx
+from PIL import Image
+
+from sifthinker.policy.base import PolicyProfile
+from sifthinker.policy.errors import UsageError
+from sifthinker.policy.messages import ImagePart, Message
+
+PNG_PIXELS = 1_000_000
+"""Up to this many pixels an image is sent without loss; above it as JPEG, which is a tenth of the size."""
+
+
+def conversation(messages: Sequence[Message], profile: PolicyProfile) -> list[dict[str, Any]]:
+    """Messages in the form of the chat completions API, images brought to the sizes of the profile."""
+    return [{"role": turn.role, "content": _content(turn, profile)} for turn in messages]
+
+
+def _content(turn: Message, profile: PolicyProfile) -> str | list[dict[str, Any]]:
+    if not turn.images:
+        return turn.text  # some servers take nothing but text from a system or an assistant
+    return [
+        {"type": "image_url", "image_url": {"url": data_url(_shown(part, profile))}}
+        if isinstance(part, ImagePart)
+        else {"type": "text", "text": part.text}
+        for part in turn.parts
+    ]
+
+
+def _shown(part: ImagePart, profile: PolicyProfile) -> Image.Image:
+    size = profile.shown_size(part.image.size, part.kind)
+    if size == part.image.size:
+        return part.image
+    smaller = max(size) < max(part.image.size)
+    return part.image.resize(size, Image.Resampling.LANCZOS if smaller else Image.Resampling.BICUBIC)
+
+
+def data_url(image: Image.Image) -> str:
+    """An image as a base64 data URL, PNG or (large ones) JPEG."""
+    buffer = io.BytesIO()
+    if image.width * image.height <= PNG_PIXELS:
+        kind = "png"
+        image.save(buffer, "PNG", compress_level=1)
+    else:
+        kind = "jpeg"
+        image.convert("RGB").save(buffer, "JPEG", quality=95)
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+
+
+def endpoint(url: str) -> str:
+    """The address of the chat completions of a server given with or without its path."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UsageError(f"Expected a server's address such as http://localhost:8000, got {url!r}.")
+    path = parts.path.rstrip("/")
+    if not path.endswith("/chat/completions"):
+        path = (path or "/v1") + "/chat/completions"
+    return urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))
+
+
+def shown_url(url: str) -> str:
+    """An address for messages: host and port only, no user, no query."""
+    parts = urlsplit(url)
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    return f"{parts.scheme}://{host}" + (f":{parts.port}" if parts.port else "")
+
+
+def retry_after(response: httpx.Response) -> float | None:
+    """Seconds that `Retry-After` asks for, told as a number or as a date; None when it says nothing readable."""
+    said = response.headers.get("retry-after", "")
+    try:
+        return max(0.0, float(said))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(said).timestamp() - time.time())
+    except ValueError:
+        return None
