@@ -86,7 +86,7 @@ def _axes(
     space: BoxSpace, image_size: Size | None, resized_size: Size | None
 ) -> tuple[tuple[float, float], tuple[float, float]]:
     """(scale, shift) of x and of y such that a value in `space` is `unit * scale + shift`."""
-    match BoxSpace(space):
+    match space:
         case BoxSpace.UNIT:
             return (1.0, 0.0), (1.0, 0.0)
         case BoxSpace.PERMILLE:
@@ -101,6 +101,8 @@ def _axes(
             width, height = _checked(image_size, space, "image_size")
             side = max(width, height)
             return (width / side, (side - width) / side / 2), (height / side, (side - height) / side / 2)
+        case _:
+            raise UsageError(f"expected a box space, one of {', '.join(map(repr, BoxSpace))}, got {space!r}")
 
 
 def _checked(size: Size | None, space: BoxSpace, name: str) -> Size:
