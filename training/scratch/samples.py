@@ -45,7 +45,7 @@ class SampleConfig(BaseModel):
     internal: int = 2
     tools: int = 1
     families: tuple[str, ...] = FAMILIES
-    tools_families: tuple[str, ...] = FAMILIES
+    tools_families: tuple[str, ...] = (*FAMILIES, "sign", "sign", "sign", "sign")
     with_options: float = 0.7
     jitter_share: float = 0.5
     jitter: float = 0.14
@@ -88,8 +88,11 @@ def shown(image: np.ndarray, longest_px: int) -> np.ndarray:
     """The picture (h, w, 3) with its longest edge at `longest_px` and both edges multiples of a vision token."""
     height, width = image.shape[:2]
     scale = longest_px / max(height, width)
-    target = [max(TOKEN_PX, round(edge * scale / TOKEN_PX) * TOKEN_PX) for edge in (width, height)]
-    return np.asarray(Image.fromarray(image).resize((target[0], target[1]), Image.Resampling.BICUBIC))
+    size = (max(TOKEN_PX, round(width * scale / TOKEN_PX) * TOKEN_PX), 0)
+    size = (size[0], max(TOKEN_PX, round(height * scale / TOKEN_PX) * TOKEN_PX))
+    smaller = max(size) < max(width, height)
+    method = Image.Resampling.LANCZOS if smaller else Image.Resampling.BICUBIC
+    return np.asarray(Image.fromarray(image).resize(size, method))
 
 
 def crop_px(box: Box, size: int, least: int = 16) -> tuple[int, int, int, int]:
@@ -155,7 +158,9 @@ class SampleMaker:
         trace = make_trace(view, question, rng, ExpansionConfig())
         moved: set[int] = set()
         if rng.random() < self.config.jitter_share:
-            trace, moved = self._jittered(view, trace, rng)
+            # in tool mode the crop of a sign must be readable when its own box is a little off
+            until = len(trace.steps) - (question.family != "sign" or kind != "tools")
+            trace, moved = self._jittered(view, trace, until, rng)
         if kind == "internal":
             said = render(trace, decimals=DECIMALS) + TURN_END
             return self._finish(kind, question.family, [(opening, False), (said, True)], [], [], moved)
@@ -223,17 +228,17 @@ class SampleMaker:
         grids = [(crop.shape[0] // TOKEN_PX, crop.shape[1] // TOKEN_PX) for crop in crops]
         return Branch(kind, family, ids, weights, self._positions(ids, grids, self.start), crops, crop_boxes)
 
-    def _jittered(self, view: SceneView, trace: Trace, rng: np.random.Generator) -> tuple[Trace, set[int]]:
-        """The areas between the first and the last, moved and stretched a little."""
+    def _jittered(self, view: SceneView, trace: Trace, until: int, rng: np.random.Generator) -> tuple[Trace, set[int]]:
+        """The areas between the first and `until`, moved and stretched a little."""
         steps = list(trace.steps)
-        moved = set(range(1, len(steps) - 1))
+        moved = set(range(1, until))
         for index in moved:
             boxes = []
             for box in steps[index].boxes:
                 x0, y0, x1, y1 = box.bbox_2d
                 noise = rng.normal(0, self.config.jitter, 4) * np.array([x1 - x0, y1 - y0] * 2)
                 a, b, c, d = np.clip(np.array(box.bbox_2d) + noise, 0.0, 1.0).tolist()
-                new: Box = (a, b, c, d) if c - a > 0.05 and d - b > 0.05 else box.bbox_2d
+                new: Box = (a, b, c, d) if c - a > 0.02 and d - b > 0.02 else box.bbox_2d
                 boxes.append(AreaBox(bbox_2d=new, depth=mean_depth(view.render.depth, new)))
             steps[index] = Step(boxes=boxes, text=steps[index].text)
         return Trace(steps=steps, answer=trace.answer), moved

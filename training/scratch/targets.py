@@ -64,7 +64,9 @@ def cell_targets(view: SceneView, rows: int, cols: int, part: Box = WHOLE) -> Ce
             mx, my = width / cols / 3, height / rows / 3
             on = (xs > plate[0] - mx) & (xs < plate[2] + mx) & (ys > plate[1] - my) & (ys < plate[3] + my)
             sign[on & at] = SIGN_CHARACTERS.index(obj.sign)
-    return CellTargets(color, shape, sign, np.clip(boxes, -0.5, 1.5), depth)
+    if part == WHOLE:  # too small to be read there
+        sign[:] = -1
+    return CellTargets(color, shape, sign, boxes, depth)
 
 
 class CellHead(nn.Module):
@@ -84,11 +86,12 @@ class CellHead(nn.Module):
         want_depth = torch.from_numpy(np.concatenate([t.depth for t in targets]))
         on = want_color >= 0
         on_sign = want_sign >= 0
+        inside = on & (want_box > -0.3).all(1) & (want_box < 1.3).all(1)  # a crop need not know what lies far outside
         parts = {
             "present": F.binary_cross_entropy_with_logits(present[:, 0], on.float()),
             "color": F.cross_entropy(color[on], want_color[on]),
             "shape": F.cross_entropy(shape[on], want_shape[on]),
-            "box": (box[on] - want_box[on]).abs().mean() * 10,
+            "box": (box[inside] - want_box[inside]).abs().mean() * 10,
             "depth": (depth[:, 0] - want_depth).abs().mean() * 5,
         }
         if bool(on_sign.any()):

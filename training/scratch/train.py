@@ -270,13 +270,13 @@ class Trainer:
             crops = [(c, b) for branch in sample.branches for c, b in zip(branch.crops, branch.crop_boxes, strict=True)]
             parts = [(sample.rgb, None), (sample.depth, None), *crops]
             for index, (picture, part) in zip(indices, parts, strict=True):
-                side = int(math.isqrt(tokens[index].shape[0])) if part is None else 0
+                side = math.isqrt(tokens[index].shape[0]) if part is None else 0
                 rows, cols = (side, side) if part is None else (picture.shape[0] // 16, picture.shape[1] // 16)
-                target = cell_targets(sample.view, rows, cols) if part is None else cell_targets(
-                    sample.view, rows, cols, part
+                target = (
+                    cell_targets(sample.view, rows, cols)
+                    if part is None
+                    else cell_targets(sample.view, rows, cols, part)
                 )
-                if index >= len(samples) and part is None:  # the depth picture has no colours and no signs
-                    target.sign[:] = -1
                 chosen.append(tokens[index])
                 targets.append(target)
         loss, told = self.head.loss(torch.cat(chosen), targets)
@@ -399,9 +399,13 @@ def launch(recipe: ScratchRecipe, out: Path) -> None:
     """Run in this process; `torchrun` sets the environment of several."""
     out.mkdir(parents=True, exist_ok=True)
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    if rank == 0:
+        (out / "recipe.json").write_text(recipe.model_dump_json(indent=2), encoding="utf-8")
     torch.set_num_threads(1 if world > 1 else torch.get_num_threads())
     if world > 1:
         dist.init_process_group("gloo")
+        if world == os.cpu_count() and hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, {rank})  # otherwise other work pushes two of them onto one core
     Trainer(recipe, out, rank, world).run()
     if world > 1:
         dist.destroy_process_group()

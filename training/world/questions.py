@@ -24,7 +24,7 @@ MAX_COUNT = 4
 
 @dataclass(frozen=True)
 class Target:
-    """An object that decides a question: its visible box, the mean of the depth map inside it, its name."""
+    """An object, or the sign on one, that decides a question: its visible box, the mean of the depth map inside it, its name."""
 
     index: int
     box: Box
@@ -50,6 +50,10 @@ class SceneView:
         self.scene = scene
         self.render = render
         size = len(render.depth)
+        seen = render.ids.ravel() + 1  # 0 is the ground
+        pixels = np.bincount(seen, minlength=len(scene.objects) + 1)
+        sums = np.bincount(seen, weights=render.depth.ravel(), minlength=len(scene.objects) + 1)
+        self._surface = (sums / np.maximum(pixels, 1))[1:].tolist()
         self.targets: list[Target] = []
         for index, (obj, box) in enumerate(zip(scene.objects, render.boxes, strict=True)):
             if box is None:
@@ -58,9 +62,18 @@ class SceneView:
             depth = float(render.depth[y0:y1, x0:x1].mean())
             self.targets.append(Target(index, box, depth, obj.name))
 
+    def sign_target(self, target: Target) -> Target | None:
+        """The sign on an object as a target of its own, where all of it is seen."""
+        box = self.render.sign_boxes[target.index]
+        if box is None:
+            return None
+        x0, y0, x1, y1 = (round(edge * len(self.render.depth)) for edge in box)
+        depth = float(self.render.depth[y0:y1, x0:x1].mean())
+        return Target(target.index, box, depth, f"sign on the {target.label}")
+
     def surface_depth(self, target: Target) -> float:
         """Mean depth of the object's own visible pixels."""
-        return float(self.render.depth[self.render.ids == target.index].mean())
+        return float(self._surface[target.index])
 
 
 def make_question(view: SceneView, family: str, rng: np.random.Generator) -> Question | None:
@@ -128,7 +141,9 @@ def _relation(view: SceneView, rng: np.random.Generator, family: str) -> Questio
         return None
     a, b, gap = pair
     holds = (gap > 0) == (family in ("in_front", "left"))
-    words = {"in_front": "in front of", "behind": "behind", "left": "to the left of", "right": "to the right of"}[family]
+    words = {"in_front": "in front of", "behind": "behind", "left": "to the left of", "right": "to the right of"}[
+        family
+    ]
     if not by_depth and rng.random() < 0.5:
         text = f"Which is further to the {family}, the {a.label} or the {b.label}?"
         return Question(family, text, _shuffled([a.label, b.label], rng), (a if holds else b).label, (a, b))
@@ -200,15 +215,15 @@ def _count(view: SceneView, rng: np.random.Generator, family: str) -> Question |
 
 
 def _sign(view: SceneView, rng: np.random.Generator, family: str) -> Question | None:
-    signed = [t for t in view.targets if view.render.sign_boxes[t.index] is not None]
-    if not signed:
+    signs = [sign for sign in map(view.sign_target, view.targets) if sign is not None]
+    if not signs:
         return None
-    target = signed[int(rng.integers(len(signed)))]
+    target = signs[int(rng.integers(len(signs)))]
     answer = view.scene.objects[target.index].sign
     assert answer is not None
     others = [c for c in SIGN_CHARACTERS if c != answer]
     options = [answer, *(str(c) for c in rng.choice(others, 3, replace=False))]
-    text = f"What does the sign on the {target.label} say?"
+    text = f"What does the {target.label} say?"
     return Question(family, text, _shuffled(options, rng), answer, (target,))
 
 

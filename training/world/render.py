@@ -158,9 +158,7 @@ def _intersect(scene: Scene, obj: SceneObject, rays: Array) -> Array:
     return np.where((near <= far) & (near > 0), near, _FAR_T)
 
 
-def _shade(
-    scene: Scene, rays: Array, t: Array, ids: Array, ground_light: Array | None = None
-) -> tuple[Array, Array]:
+def _shade(scene: Scene, rays: Array, t: Array, ids: Array, ground_light: Array | None = None) -> tuple[Array, Array]:
     """Linear colour (N, 3) of each ray's surface, and whether it lies on a sign.
 
     `ground_light` (N,), where it is known already, is what `_ground_light` would give for rays that meet the ground.

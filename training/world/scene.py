@@ -183,7 +183,7 @@ def _candidate(rng: np.random.Generator, shape: Shape, color: str) -> SceneObjec
         height=height,
         yaw=yaw,
         sign=str(rng.choice(list(SIGN_CHARACTERS))) if signed else None,
-        sign_half=float(rng.uniform(0.12, 0.17)) if signed else 0.0,
+        sign_half=float(rng.uniform(0.13, 0.18)) if signed else 0.0,
     )
 
 

@@ -65,6 +65,9 @@ def make_trace(
         box, label = wrong
         steps.append(Step(boxes=areas([box]), text=f"This is the {label}, not what I look for."))
     expanded = [expand_box(box, config) for box in boxes]
+    if question.family == "sign":  # a sign grows to the object that carries it
+        carrier = next(t for t in view.targets if t.index == question.targets[0].index)
+        expanded = [expand_box(carrier.box, config)]
     if len(boxes) > 1:
         steps.append(Step(boxes=areas([hull(expanded)]), text="All of it is in here."))
     steps.append(Step(boxes=areas(expanded), text="I look closer."))
@@ -80,7 +83,7 @@ def _wanted(question: Question) -> str:
     if question.family == "count":
         return "all " + text[len("How many ") : -len(" are there?")]
     if question.family == "sign":
-        return f"the sign on the {question.targets[0].label}"
+        return f"the {question.targets[0].label}"
     return " and ".join(f"the {target.label}" for target in question.targets)
 
 

@@ -1,0 +1,166 @@
+"""Training a policy from nothing: the tokenizer's promises, the samples' labels, packing against the plain model."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sifthinker.nodes.depth import depth_to_rgb
+from sifthinker.policy import prompts
+from sifthinker.policy.messages import ImagePart, message
+from sifthinker.policy.trace import parse
+from sifthinker.training.scratch.export import export_policy
+from sifthinker.training.scratch.model import ModelSize
+from sifthinker.training.scratch.packing import forward
+from sifthinker.training.scratch.samples import SampleConfig, SampleMaker, view_scene
+from sifthinker.training.scratch.tokenizer import NUMBERS, PIECES
+from sifthinker.training.scratch.train import ScratchRecipe, Trainer
+
+TINY = ModelSize(hidden=48, layers=2, heads=2, mlp=64, vision_hidden=32, vision_layers=1, vision_heads=2)
+RECIPE = ScratchRecipe(
+    model=TINY, scenes=2, vision_scenes=2, vision_minutes=0.02, minutes=0.05, log_every=1, save_every_minutes=0.0
+)
+
+
+@pytest.fixture(scope="module")
+def trainer(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
+    return Trainer(RECIPE, tmp_path_factory.mktemp("run"))
+
+
+def test_pieces_numbers_and_prompts_are_single_tokens(trainer: Trainer) -> None:
+    for piece in (*PIECES, *NUMBERS):
+        assert len(trainer.tokenizer.encode(piece, add_special_tokens=False)) == 1
+
+
+@pytest.mark.parametrize(
+    "text", ["Which is closer?", "Ein schöner Würfel — 你好 🙂", '<area>[{"bbox_2d":[0.10,0.2', "\n\t x"]
+)
+def test_any_text_survives_the_tokenizer(trainer: Trainer, text: str) -> None:
+    assert trainer.tokenizer.decode(trainer.tokenizer.encode(text, add_special_tokens=False)) == text
+
+
+@pytest.mark.parametrize("kind", ["direct", "internal", "tools"])
+def test_only_the_assistants_tokens_are_learnt(trainer: Trainer, kind: str) -> None:
+    maker = SampleMaker(trainer.tokenizer, SampleConfig(jitter_share=0.0))
+    view = view_scene(5)
+    sample = maker.sample(view, np.random.default_rng(0))
+    branch = next(branch for branch in sample.branches if branch.kind == kind)
+    learnt = [token for token, weight in zip(branch.ids, branch.weights, strict=True) if weight > 0]
+    said = trainer.tokenizer.decode(learnt).removesuffix("<|im_end|>")
+    if kind == "direct":
+        assert said.startswith("<answer>")
+        assert said.endswith("</answer>")
+    else:
+        assert parse(said).steps[0].boxes[0].bbox_2d == (0.0, 0.0, 1.0, 1.0)
+    assert "tool_response" not in said
+
+
+def test_jittered_areas_are_shown_but_their_numbers_are_not_learnt(trainer: Trainer) -> None:
+    maker = SampleMaker(trainer.tokenizer, SampleConfig(jitter_share=1.0, direct=0, tools=0))
+    branch = maker.sample(view_scene(5), np.random.default_rng(0)).branches[0]
+    numbers = set(trainer.tokenizer.convert_tokens_to_ids(list(NUMBERS)))
+    spans = _areas(branch.ids, trainer.tokenizer)
+    for place, (start, end) in enumerate(spans):
+        weights = [branch.weights[i] for i in range(start, end) if branch.ids[i] in numbers]
+        assert all(weights) if place in (0, len(spans) - 1) else not any(weights)
+
+
+def _areas(ids: list[int], tokenizer: object) -> list[tuple[int, int]]:
+    opening, closing = tokenizer.convert_tokens_to_ids(["<area>", "</area>"])  # type: ignore[attr-defined]
+    return list(
+        zip([i for i, t in enumerate(ids) if t == opening], [i for i, t in enumerate(ids) if t == closing], strict=True)
+    )
+
+
+def test_packed_branches_equal_the_plain_model(trainer: Trainer) -> None:
+    trainer.model.eval()
+    samples = [trainer.maker.sample(view_scene(seed), np.random.default_rng(seed)) for seed in (1, 2)]
+    with torch.no_grad():
+        tokens, order = trainer._encode(samples)
+        prefix, groups, members = trainer._collate(samples, order)
+        hidden = forward(trainer.model, prefix, groups, tokens)
+        for group, branches, states in zip(groups, members, hidden, strict=True):
+            for row, branch in enumerate(branches):
+                sample = samples[int(group.owner[row])]
+                plain = _plain(trainer, sample.rgb, sample.depth, branch)
+                assert torch.allclose(states[row, : len(branch.ids)], plain, atol=2e-5)
+    trainer.model.train()
+
+
+def _plain(trainer: Trainer, rgb: np.ndarray, depth: np.ndarray, branch: object) -> torch.Tensor:
+    """Hidden states of the branch from transformers' own forward pass over the whole sequence."""
+    images = [rgb, depth, *branch.crops]  # type: ignore[attr-defined]
+    ids = torch.tensor([trainer.maker.prefix_ids + branch.ids])  # type: ignore[attr-defined]
+    processed = _image_processor()(images=[Image.fromarray(image) for image in images], return_tensors="pt")
+    out = trainer.model.model(
+        input_ids=ids,
+        mm_token_type_ids=(ids == trainer.model.config.image_token_id).int(),
+        **processed,
+    )
+    return out.last_hidden_state[0, len(trainer.maker.prefix_ids) :]
+
+
+def _image_processor() -> Any:
+    from transformers import Qwen2VLImageProcessor
+
+    half = [0.5, 0.5, 0.5]
+    size = {"shortest_edge": 256, "longest_edge": 192 * 192}
+    return Qwen2VLImageProcessor(patch_size=8, merge_size=2, size=size, image_mean=half, image_std=half)
+
+
+@pytest.mark.slow
+def test_a_run_trains_resumes_and_is_exported(tmp_path: Path) -> None:
+    Trainer(RECIPE, tmp_path).run()
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert {line["phase"] for line in lines} == {"vision", "traces"}
+    resumed = Trainer(RECIPE, tmp_path)
+    assert resumed.cursor.phase == "done"
+    (tmp_path / "recipe.json").write_text(RECIPE.model_dump_json())
+    export_policy(tmp_path, tmp_path / "policy")
+
+    from sifthinker.policy.load import load_policy
+
+    policy = load_policy(str(tmp_path / "policy"))
+    assert policy.profile.dialect == "sif"
+    view = view_scene(3)
+    asked = prompts.first_turn(
+        "What color is the cube?", rgb=view.render.image, depth=Image.fromarray(depth_to_rgb(view.render.depth))
+    )
+    assert policy.generate([asked], max_new_tokens=5).completion_tokens == 5
+
+
+def test_inference_tokens_are_the_training_tokens(trainer: Trainer, tmp_path: Path) -> None:
+    """What `load_policy` makes of a conversation is, token for token, what the model was trained on."""
+    trainer.out = tmp_path
+    (tmp_path / "recipe.json").write_text(RECIPE.model_dump_json())
+    trainer.save()
+    export_policy(tmp_path, tmp_path / "policy")
+
+    from sifthinker.policy.load import load_policy
+
+    policy = load_policy(str(tmp_path / "policy"))
+    view = view_scene(7)
+    maker = SampleMaker(trainer.tokenizer, SampleConfig(jitter_share=0.0, depth_noise=0.0, with_options=1.0))
+    sample = maker.sample(view, np.random.default_rng(0))
+    branch = next(branch for branch in sample.branches if branch.kind == "direct")
+    text = trainer.tokenizer.decode(branch.ids)
+    asked = text[: text.index(prompts.DIRECT_SUFFIX)]
+    turn = message(
+        "user",
+        prompts.ORIGINAL_IMAGE,
+        ImagePart(view.render.image, "rgb"),
+        prompts.DEPTH_IMAGE,
+        ImagePart(Image.fromarray(depth_to_rgb(view.render.depth)), "depth"),
+        asked + prompts.DIRECT_SUFFIX,
+    )
+    encoded = policy._encoder.encode([turn])  # type: ignore[attr-defined]
+    learnt_from = next(i for i, weight in enumerate(branch.weights) if weight > 0)
+    assert encoded.input_ids[0].tolist() == maker.prefix_ids + branch.ids[:learnt_from]
+    pixels = torch.cat([image["pixel_values"] for image in encoded.pixels])
+    shown = [Image.fromarray(sample.rgb), Image.fromarray(sample.depth)]
+    expected = _image_processor()(images=shown, return_tensors="pt")
+    assert torch.allclose(pixels, expected["pixel_values"], atol=1e-6)
