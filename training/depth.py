@@ -59,13 +59,13 @@ class DepthTraining(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    steps: int = Field(default=3200, ge=1)
-    batch_size: int = Field(default=16, ge=1)
+    steps: int = Field(default=6000, ge=1)
+    batch_size: int = Field(default=8, ge=1)
     scenes: int = Field(default=4000, ge=1, description="Rendered once, before the first step.")
     learning_rate: float = Field(default=2e-3, gt=0, description="At its highest; cosine to zero.")
-    warmup_steps: int = Field(default=150, ge=0)
+    warmup_steps: int = Field(default=200, ge=0)
     weight_decay: float = Field(default=0.02, ge=0)
-    ema_decay: float = Field(default=0.998, ge=0, lt=1, description="Of the averaged weights, which are the ones kept.")
+    ema_decay: float = Field(default=0.999, ge=0, lt=1, description="Of the averaged weights, which are the ones kept.")
     seed: int = Field(default=0, ge=0, lt=1_000_000)
     checkpoint_every: int = Field(default=200, ge=1)
 
