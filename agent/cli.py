@@ -148,13 +148,14 @@ def chat(
     policy: PolicyOption = "embedded",
     mode: ModeOption = "tools",
     depth: DepthOption = None,
+    setting: SetOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the last conversation.")] = False,
     debug: Debug = False,
 ) -> None:
     """Ask several questions, about one image or more; /help lists what else can be done."""
     from sifthinker.agent.chat import run_chat
 
-    run_chat(image=image, policy=policy, mode=mode, depth=depth, resume=resume)
+    run_chat(image=image, policy=policy, mode=mode, depth=depth, settings=setting or [], resume=resume)
 
 
 @app.command()

@@ -88,16 +88,31 @@ class FocusConsole:
                 self._finish_area()
                 self._print_answer(event.answer)
 
+    def replay(self, result: FocusResult) -> None:
+        """The steps and the answer of a finished run, as they were shown when they came."""
+        for number, step in enumerate(result.steps, 1):
+            boxes = tuple(AreaBox(bbox_2d=box.bbox_2d, depth=box.depth) for box in step.boxes)
+            self.show(AreaProposed(step=number, boxes=boxes))
+            crops = iter(step.crops)
+            for box, shown in zip(step.boxes, step.shown, strict=True):
+                if box.measured_depth is not None:
+                    self.show(DepthMeasured(step=number, box=box.bbox_2d, depth=box.measured_depth))
+                if shown is not None and (crop := next(crops, None)) is not None:
+                    taken = CropTaken(step=number, box=box.bbox_2d, shown=shown, size=crop.size)
+                    self.show(taken.with_picture(crop))
+            self.show(TextWritten(step=number, text=step.text))
+        self.show(AnswerGiven(answer=result.answer))
+
     def finish(self, result: FocusResult) -> None:
         """What stands below the answer: what it cost, and what to know before trusting it."""
         self._finish_area()
-        self.console.print(Text(" · ".join(cost_words(result)), style="dim"))
+        self._print(Text(" · ".join(cost_words(result)), style="dim"))
         for warning in result.warnings:
             self.note(f"Note: {warning}")
 
     def note(self, words: str) -> None:
         """A sentence that stands out."""
-        self.console.print(Text(plain(words), style="yellow"))
+        self._print(Text(plain(words), style="yellow"))
 
     def check(self, name: str, state: str, words: str) -> None:
         """A line of the doctor's: a mark, what was looked at, what was found."""
@@ -106,11 +121,11 @@ class FocusConsole:
 
     def say(self, words: str = "") -> None:
         """A plain sentence."""
-        self.console.print(Text(plain(words)))
+        self._print(Text(plain(words)))
 
     def trouble(self, words: str) -> None:
         """A sentence about something that went wrong while the program goes on."""
-        self.console.print(Text(plain(words), style="red"))
+        self._print(Text(plain(words), style="red"))
 
     def _begin_area(self, event: AreaProposed) -> None:
         self._waiting_boxes = list(event.boxes)
@@ -139,12 +154,19 @@ class FocusConsole:
             self.console.print(Inline(picture, self.graphics, rows=8, indent=_INDENT), end="")
 
     def _print_text(self, text: str) -> None:
-        """A text below its boxes: wrapped for a terminal, left in one piece for a file or a pipe."""
-        words = Text(plain(text.strip()))
-        width = max(20, self.console.width - _INDENT) if self.console.is_terminal else 10**6
-        for line in words.wrap(self.console, width):
+        """A text below its boxes."""
+        if text.strip():
+            self._print(Text(plain(text.strip())), indent=_INDENT)
+
+    def _print(self, words: Text, *, indent: int = 0) -> None:
+        """Words, wrapped for a terminal; left in one piece for a file or a pipe, where a wrapped path is no path."""
+        if not self.console.is_terminal:
+            lines = words.split("\n")
+        else:
+            lines = words.wrap(self.console, max(20, self.console.width - indent))
+        for line in lines:
             line.rstrip()
-            self.console.print(Text(" " * _INDENT) + line, soft_wrap=True)
+            self.console.print(Text(" " * indent) + line, soft_wrap=True)
 
     def _print_answer(self, answer: str) -> None:
         self.console.print()

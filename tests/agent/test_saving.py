@@ -85,11 +85,12 @@ def test_files_have_the_usual_permissions(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_made_and_removed_again_when_the_run_fails(tmp_path: Path) -> None:
-    folder = tmp_path / "runs" / "first"
-    with pytest.raises(RuntimeError), writable_folder(folder):
-        assert folder.is_dir()
+    with pytest.raises(RuntimeError), writable_folder(tmp_path / "runs" / "first"):
         raise RuntimeError
     assert not (tmp_path / "runs").exists()
+    with writable_folder(tmp_path / "runs" / "first") as folder:
+        (folder / "report.html").touch()
+    assert (tmp_path / "runs" / "first" / "report.html").exists()
 
 
 def test_a_folder_that_was_there_stays(tmp_path: Path) -> None:

@@ -1,0 +1,89 @@
+"""Where conversations are remembered: on disk where LangGraph's SQLite checkpointer is installed, else in memory."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import sys
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.checkpoint.memory import InMemorySaver
+
+from sifthinker.nodes.image_store import FolderImageStore, ImageStore, MemoryImageStore
+from sifthinker.policy.errors import UsageError
+
+HOME_VARIABLE = "SIFTHINKER_HOME"
+"""Environment variable that names another folder for what is kept between runs."""
+
+NO_SQLITE = "pip install langgraph-checkpoint-sqlite"
+
+
+@dataclass(frozen=True)
+class History:
+    """A checkpointer, the images its conversations are about, and where both are (None: in memory)."""
+
+    checkpointer: BaseCheckpointSaver[Any]
+    images: ImageStore
+    folder: Path | None
+
+    def last_thread(self) -> str:
+        """The conversation that was used last.
+
+        Raises:
+            UsageError: there is none, or conversations are not kept.
+        """
+        if self.folder is None:
+            raise UsageError(f"Conversations are kept only with LangGraph's SQLite checkpointer: {NO_SQLITE}.")
+        newest = next(iter(self.checkpointer.list(None, limit=1)), None)
+        if newest is None:
+            raise UsageError(f"There is no conversation to resume in {str(self.folder)!r}: begin one with an image.")
+        return str(newest.config["configurable"]["thread_id"])
+
+    def close(self) -> None:
+        """Let go of the file."""
+        connection = getattr(self.checkpointer, "conn", None)
+        if isinstance(connection, sqlite3.Connection):
+            connection.close()
+
+
+def new_thread() -> str:
+    """A name for a new conversation."""
+    return uuid.uuid4().hex
+
+
+def data_folder() -> Path:
+    """Where this program keeps what outlasts a run: `$SIFTHINKER_HOME`, else the system's folder for such data."""
+    if named := os.environ.get(HOME_VARIABLE):
+        return Path(named).expanduser()
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Application Support" / "sifthinker"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "sifthinker"
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "sifthinker"
+
+
+def open_history() -> History:
+    """The history of chats, readable by this user alone; in memory where the SQLite checkpointer is missing.
+
+    Raises:
+        UsageError: the folder cannot be made or written to.
+    """
+    try:
+        from langgraph.checkpoint.sqlite import SqliteSaver
+    except ImportError:
+        return History(InMemorySaver(), MemoryImageStore(), None)
+    folder = data_folder() / "chat"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        connection = sqlite3.connect(folder / "history.sqlite", check_same_thread=False, timeout=10)
+        saver = SqliteSaver(connection)
+        saver.setup()
+    except (OSError, sqlite3.Error) as error:
+        raise UsageError(
+            f"The history in {str(folder)!r} cannot be opened ({error}): name another folder in {HOME_VARIABLE}."
+        ) from error
+    return History(saver, FolderImageStore(folder / "images"), folder)
