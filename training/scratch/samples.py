@@ -36,7 +36,8 @@ class SampleConfig(BaseModel):
     """What a scene is asked, and how a branch is weighted.
 
     `jitter_share` of the traces have their expanded boxes moved at random, by `jitter` of their size: what comes after
-    then learns to correct a wrong area, and the moved numbers themselves are not learnt.
+    then learns to correct a wrong area, and the moved numbers themselves are not learnt. `sign_crops` are further crops
+    of signs, for the auxiliary head alone: characters need many examples.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -50,6 +51,7 @@ class SampleConfig(BaseModel):
     jitter_share: float = 0.5
     jitter: float = 0.14
     depth_noise: float = 0.5
+    sign_crops: int = 2
     weight_structure: float = 0.2
     weight_answer: float = 3.0
 
@@ -76,6 +78,7 @@ class SceneSample:
     rgb: np.ndarray
     depth: np.ndarray
     branches: list[Branch]
+    sign_crops: list[tuple[np.ndarray, Box]] = field(default_factory=list)
 
 
 def view_scene(seed: int, size: int = 384) -> SceneView:
@@ -144,7 +147,23 @@ class SampleMaker:
         for kind, count, families in kinds:
             for question in make_questions(view, count, rng, families):
                 branches.append(self.branch(view, question, kind, rng))
-        return SceneSample(view, shown(view.render.rgb, RGB_PX), shown(depth_to_rgb(depth), DEPTH_PX), branches)
+        rgb, picture = shown(view.render.rgb, RGB_PX), shown(depth_to_rgb(depth), DEPTH_PX)
+        return SceneSample(view, rgb, picture, branches, self._sign_crops(view, rng))
+
+    def _sign_crops(self, view: SceneView, rng: np.random.Generator) -> list[tuple[np.ndarray, Box]]:
+        """Crops around signs, tight to wide."""
+        signs = [sign for sign in map(view.sign_target, view.targets) if sign is not None]
+        size = len(view.render.rgb)
+        crops: list[tuple[np.ndarray, Box]] = []
+        for index in rng.permutation(len(signs))[: self.config.sign_crops]:
+            x0, y0, x1, y1 = signs[index].box
+            grow = rng.uniform(-0.05, 0.6) + rng.normal(0, 0.08, 4)
+            around = np.array([x0, y0, x1, y1]) + np.array([-1, -1, 1, 1]) * grow * np.array([x1 - x0, y1 - y0] * 2)
+            a, b, c, d = np.clip(around, 0.0, 1.0).tolist()
+            x_px, y_px, right, below = crop_px((a, b, c, d), size)
+            seen: Box = (x_px / size, y_px / size, right / size, below / size)
+            crops.append((shown(view.render.rgb[y_px:below, x_px:right], CROP_PX), seen))
+        return crops
 
     def branch(self, view: SceneView, question: Question, kind: Kind, rng: np.random.Generator) -> Branch:
         """One question and what to say to it."""

@@ -27,7 +27,8 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, Qwen3VLForConditionalGeneration
 
-from sifthinker.training.scratch.model import ModelSize, build_model
+from sifthinker.policy.boxes import WHOLE, Box
+from sifthinker.training.scratch.model import TOKEN_PX, ModelSize, build_model
 from sifthinker.training.scratch.packing import Branches, encode_batch, encode_images, forward
 from sifthinker.training.scratch.samples import Branch, SampleConfig, SampleMaker, SceneSample, view_scene
 from sifthinker.training.scratch.targets import CellHead, cell_targets
@@ -63,7 +64,7 @@ class ScratchRecipe(BaseModel):
     new_scenes: float = 0.35
     ema: float = 0.998
     log_every: int = 20
-    save_every_minutes: float = 4.0
+    save_every_minutes: float = 2.0
 
 
 @dataclass
@@ -115,6 +116,12 @@ def corpus(scenes: int = 300) -> list[str]:
 def pixels(picture: np.ndarray) -> Tensor:
     """(h, w, 3) uint8 to (3, h, w) in [-1, 1], as the image processor does."""
     return torch.from_numpy(picture.transpose(2, 0, 1).astype(np.float32)) / 127.5 - 1.0
+
+
+def _crops(sample: SceneSample) -> list[tuple[np.ndarray, Box]]:
+    """All crops of a scene with what they show: the branches' own in their order, then the further ones."""
+    own = [pair for branch in sample.branches for pair in zip(branch.crops, branch.crop_boxes, strict=True)]
+    return own + sample.sign_crops
 
 
 class Losses:
@@ -253,11 +260,11 @@ class Trainer:
         visual = self.model.model.visual
         rgb = encode_batch(visual, torch.stack([pixels(s.rgb) for s in samples]))
         depth = encode_batch(visual, torch.stack([pixels(s.depth) for s in samples]))
-        crops = [pixels(crop) for s in samples for branch in s.branches for crop in branch.crops]
+        crops = [pixels(crop) for s in samples for crop, _ in _crops(s)]
         tokens = [*rgb.unbind(0), *depth.unbind(0), *encode_images(visual, crops)]
         order, at = [], 2 * len(samples)
         for row, sample in enumerate(samples):
-            count = sum(len(branch.crops) for branch in sample.branches)
+            count = len(_crops(sample))
             order.append([row, len(samples) + row, *range(at, at + count)])
             at += count
         return tokens, order
@@ -267,16 +274,10 @@ class Trainer:
     ) -> tuple[Tensor, dict[str, float]]:
         chosen, targets = [], []
         for sample, indices in zip(samples, order, strict=True):
-            crops = [(c, b) for branch in sample.branches for c, b in zip(branch.crops, branch.crop_boxes, strict=True)]
-            parts = [(sample.rgb, None), (sample.depth, None), *crops]
+            parts = [(sample.rgb, WHOLE), (sample.depth, WHOLE), *_crops(sample)]
             for index, (picture, part) in zip(indices, parts, strict=True):
-                side = math.isqrt(tokens[index].shape[0]) if part is None else 0
-                rows, cols = (side, side) if part is None else (picture.shape[0] // 16, picture.shape[1] // 16)
-                target = (
-                    cell_targets(sample.view, rows, cols)
-                    if part is None
-                    else cell_targets(sample.view, rows, cols, part)
-                )
+                rows, cols = picture.shape[0] // TOKEN_PX, picture.shape[1] // TOKEN_PX
+                target = cell_targets(sample.view, rows, cols, part)
                 chosen.append(tokens[index])
                 targets.append(target)
         loss, told = self.head.loss(torch.cat(chosen), targets)

@@ -24,7 +24,7 @@ MAX_COUNT = 4
 
 @dataclass(frozen=True)
 class Target:
-    """An object, or the sign on one, that decides a question: its visible box, the mean of the depth map inside it, its name."""
+    """An object, or the sign on one, that decides a question: visible box, mean of the depth map in it, name."""
 
     index: int
     box: Box

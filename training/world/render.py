@@ -64,14 +64,19 @@ def render(scene: Scene, size: int = 384) -> Render:
         nearer = hit < t[rows, cols]
         t[rows, cols][nearer] = hit[nearer]
         ids[rows, cols][nearer] = index
-    light = _ground_light_coarse(scene, size)
-    color, on_sign = _shade(scene, rays.reshape(-1, 3), t.ravel(), ids.ravel(), light.ravel())
-    color = color.reshape(size, size, 3)
-    _smooth_edges(scene, rays, ids, on_sign.reshape(size, size), color)
+    color = _ground_frame(scene, rays, t)
+    on_sign = np.zeros((size, size), bool)
+    for index, obj in enumerate(scene.objects):
+        window = _window(scene, obj, size)
+        at = np.nonzero(ids[window] == index)
+        shaded, sign = _shade_object(scene, index, rays[window][at], t[window][at])
+        color[window][at] = shaded
+        on_sign[window][at] = sign
+    _smooth_edges(scene, rays, ids, on_sign, color)
     rgb = np.sqrt(np.clip(color, 0.0, 1.0), out=color)
     rgb *= 255.0
     depth = np.clip((t - DEPTH_NEAR) / (DEPTH_FAR - DEPTH_NEAR), 0.0, 1.0).astype(np.float32)
-    boxes, visible = _visible_boxes(ids, silhouette)
+    boxes, visible = _visible_boxes(scene, ids, silhouette)
     signs = tuple(_sign_box(scene, index, ids) for index in range(len(scene.objects)))
     return Render((rgb + 0.5).astype(np.uint8), depth, ids, boxes, visible, signs)
 
@@ -158,55 +163,70 @@ def _intersect(scene: Scene, obj: SceneObject, rays: Array) -> Array:
     return np.where((near <= far) & (near > 0), near, _FAR_T)
 
 
-def _shade(scene: Scene, rays: Array, t: Array, ids: Array, ground_light: Array | None = None) -> tuple[Array, Array]:
-    """Linear colour (N, 3) of each ray's surface, and whether it lies on a sign.
-
-    `ground_light` (N,), where it is known already, is what `_ground_light` would give for rays that meet the ground.
-    """
-    points = rays * t[:, None]
-    points[:, 1] += np.float32(scene.camera.height)
+def _shade(scene: Scene, rays: Array, t: Array, ids: Array) -> Array:
+    """Linear colour (N, 3) of the surfaces that rays (N, 3) meet at planar depth t (N,)."""
     color = np.empty((len(t), 3), np.float32)
-    on_sign = np.zeros(len(t), bool)
-    light = np.asarray(scene.light, np.float32)
     ground = np.flatnonzero(ids == GROUND)
-    p = points[ground]
-    shade = _ground_light(scene, p, t[ground]) if ground_light is None else ground_light[ground]
-    shade = shade * _texture(scene, p)
+    p = _points(scene, rays[ground], t[ground])
+    shade = _ground_light(scene, p, t[ground]) * _texture(scene, p[:, 0], p[:, 2])
     color[ground] = shade[:, None] * np.asarray(scene.ground, np.float32)
-    for index, obj in enumerate(scene.objects):
+    for index in range(len(scene.objects)):
         at = np.flatnonzero(ids == index)
-        if not len(at):
-            continue
-        p = points[at]
-        normal = _normal(obj, p)
-        diffuse = np.maximum(normal @ light, 0.0)
-        lit = diffuse * _lit(scene, p, skip=index)
-        base = np.minimum(1.0, 0.55 + 0.5 * p[:, 1] / obj.height)  # darker where it meets the ground
-        ambient = (0.24 + 0.16 * normal[:, 1]) * base
-        albedo, sign = _albedo(scene, obj, p)
-        on_sign[at] = sign
-        view = -rays[at] / np.linalg.norm(rays[at], axis=1, keepdims=True)
-        half = view + light
-        half /= np.linalg.norm(half, axis=1, keepdims=True)
-        gloss = np.maximum((normal * half).sum(1), 0.0) ** 40 * 0.22 * (lit > 0) * ~sign
-        color[at] = albedo * (ambient + 0.86 * lit)[:, None] + gloss[:, None]
-    return color, on_sign
+        if len(at):
+            color[at], _ = _shade_object(scene, index, rays[at], t[at])
+    return color
+
+
+def _dot(a: Array, b: Array) -> Array:
+    """(N, 3) · (N, 3) → (N,); written out, since NumPy reduces short rows slowly."""
+    return a[:, 0] * b[:, 0] + a[:, 1] * b[:, 1] + a[:, 2] * b[:, 2]
+
+
+def _points(scene: Scene, rays: Array, t: Array) -> Array:
+    points = rays * t[..., None]
+    points[..., 1] += np.float32(scene.camera.height)
+    return points
+
+
+def _shade_object(scene: Scene, index: int, rays: Array, t: Array) -> tuple[Array, Array]:
+    """Linear colour (N, 3) of an object's points, and which of them lie on its sign."""
+    obj = scene.objects[index]
+    light = np.asarray(scene.light, np.float32)
+    p = _points(scene, rays, t)
+    normal = _normal(obj, p)
+    lit = np.maximum(normal @ light, 0.0) * _lit(scene, p, skip=index)
+    base = np.minimum(1.0, 0.55 + 0.5 * p[:, 1] / obj.height)  # darker where it meets the ground
+    ambient = (0.24 + 0.16 * normal[:, 1]) * base
+    albedo, sign = _albedo(scene, obj, p)
+    half = light - rays / np.sqrt(_dot(rays, rays))[:, None]
+    shine = np.maximum(_dot(normal, half), 0.0) / np.sqrt(_dot(half, half))
+    gloss = shine**40 * 0.22 * (lit > 0) * ~sign
+    return (albedo * (ambient + 0.86 * lit)[:, None] + gloss[:, None]).astype(np.float32), sign
+
+
+def _ground_frame(scene: Scene, rays: Array, t: Array) -> Array:
+    """Colour (H, W, 3) of the whole picture as if it were ground; objects are painted over it.
+
+    Light is worked out on a third of the rows and columns, which soft shadows allow.
+    """
+    size = len(t)
+    coarse = _rays(scene, max(size // 3, 1))
+    coarse_t = _ground_t(scene, coarse)
+    points = _points(scene, coarse, coarse_t).reshape(-1, 3)
+    light = _ground_light(scene, points, coarse_t.ravel()).reshape(coarse_t.shape).astype(np.float32)
+    shade = np.array(Image.fromarray(light).resize((size, size), Image.Resampling.BILINEAR))
+    ground_t = _ground_t(scene, rays)
+    shade *= _texture(scene, rays[..., 0] * ground_t, rays[..., 2] * ground_t)
+    color = np.empty((size, size, 3), np.float32)
+    for channel, value in enumerate(scene.ground):
+        np.multiply(shade, np.float32(value), out=color[..., channel])
+    return color
 
 
 def _ground_light(scene: Scene, p: Array, t: Array) -> Array:
     """Brightness of ground points (N, 3) at planar depth t (N,): ambient and direct light, dimmer far away."""
     light = 0.30 * _contact(scene, p) + 0.70 * np.float32(scene.light[1]) * _lit(scene, p, skip=None)
     return light * (1.0 - 0.035 * np.maximum(t - 6.0, 0.0))
-
-
-def _ground_light_coarse(scene: Scene, size: int) -> Array:
-    """`_ground_light` for every pixel (H, W), worked out on a third of the rows and columns: shadows are soft."""
-    coarse = _rays(scene, size // 3)
-    t = _ground_t(scene, coarse)
-    points = (coarse * t[..., None]).reshape(-1, 3)
-    points[:, 1] = 0.0
-    light = _ground_light(scene, points, t.ravel()).reshape(t.shape).astype(np.float32)
-    return np.asarray(Image.fromarray(light).resize((size, size), Image.Resampling.BILINEAR))
 
 
 def _normal(obj: SceneObject, p: Array) -> Array:
@@ -235,18 +255,19 @@ def _normal(obj: SceneObject, p: Array) -> Array:
 
 def _lit(scene: Scene, p: Array, skip: int | None) -> Array:
     """Share of the light that reaches each point, in [0, 1]: each object shades like a soft-edged ball."""
-    light = np.asarray(scene.light, np.float32)
+    lx, ly, lz = (np.float32(value) for value in scene.light)
+    x, y, z = p[:, 0], p[:, 1], p[:, 2]
     out = np.ones(len(p), np.float32)
     for index, obj in enumerate(scene.objects):
         if index == skip:
             continue
-        to = np.array([obj.x, obj.height / 2, obj.z], np.float32) - p
-        along = to @ light
-        gap = np.sqrt(np.maximum((to * to).sum(1) - along * along, 0.0))
-        reach = obj.radius * (1.12 if obj.shape == "cube" else 1.0)
-        soft = 0.16 + 0.10 * np.maximum(along, 0.0)
+        dx, dy, dz = np.float32(obj.x) - x, np.float32(obj.height / 2) - y, np.float32(obj.z) - z
+        along = dx * lx + dy * ly + dz * lz
+        gap = np.sqrt(np.maximum(dx * dx + dy * dy + dz * dz - along * along, 0.0))
+        reach = np.float32(obj.radius * (1.12 if obj.shape == "cube" else 1.0))
+        soft = np.float32(0.16) + np.float32(0.10) * np.maximum(along, 0.0)
         covered = np.clip((reach + soft - gap) / (2 * soft), 0.0, 1.0) * (along > 0)
-        out *= 1.0 - 0.85 * covered * covered * (3 - 2 * covered)
+        out *= 1.0 - np.float32(0.85) * covered * covered * (3 - 2 * covered)
     return out
 
 
@@ -260,13 +281,14 @@ def _contact(scene: Scene, p: Array) -> Array:
     return out
 
 
-def _texture(scene: Scene, p: Array) -> Array:
+def _texture(scene: Scene, x: Array, z: Array) -> Array:
     """Soft mottling of the ground, around 1."""
-    tile = _ground_tile()
-    scale = _TILE_PX / _TILE_UNITS
-    u = ((p[:, 0] + scene.ground_offset[0]) * scale).astype(np.int32) % _TILE_PX
-    v = ((p[:, 2] + scene.ground_offset[1]) * scale).astype(np.int32) % _TILE_PX
-    return tile[v, u]
+    scale = np.float32(_TILE_PX / _TILE_UNITS)
+    u = ((x + np.float32(scene.ground_offset[0])) * scale).astype(np.int32)
+    v = ((z + np.float32(scene.ground_offset[1])) * scale).astype(np.int32)
+    u &= _TILE_PX - 1
+    v &= _TILE_PX - 1
+    return np.take(_ground_tile(), v * _TILE_PX + u)
 
 
 def _albedo(scene: Scene, obj: SceneObject, p: Array) -> tuple[Array, Array]:
@@ -353,20 +375,22 @@ def _smooth_edges(scene: Scene, rays: Array, ids: Array, on_sign: Array, color: 
         nearer = hit < t[inside]
         t[inside[nearer]] = hit[nearer]
         sub_ids[inside[nearer]] = index
-    shaded, _ = _shade(scene, flat, t, sub_ids)
+    shaded = _shade(scene, flat, t, sub_ids)
     color[rows, cols] = np.clip(shaded, 0.0, 1.0).reshape(4, -1, 3).mean(0)
 
 
-def _visible_boxes(ids: Array, silhouette: list[int]) -> tuple[tuple[Box | None, ...], tuple[float, ...]]:
+def _visible_boxes(scene: Scene, ids: Array, silhouette: list[int]) -> tuple[tuple[Box | None, ...], tuple[float, ...]]:
     size = len(ids)
     boxes: list[Box | None] = []
     visible = []
-    for index, total in enumerate(silhouette):
-        mask = ids == index
+    for index, (obj, total) in enumerate(zip(scene.objects, silhouette, strict=True)):
+        window = _window(scene, obj, size)
+        mask = ids[window] == index
         rows, cols = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
         visible.append(float(np.count_nonzero(mask)) / max(total, 1))
         if len(rows):
-            x0, x1, y0, y1 = int(cols[0]), int(cols[-1]) + 1, int(rows[0]), int(rows[-1]) + 1
+            top, left = window[0].start, window[1].start
+            x0, x1, y0, y1 = left + int(cols[0]), left + int(cols[-1]) + 1, top + int(rows[0]), top + int(rows[-1]) + 1
             boxes.append((x0 / size, y0 / size, x1 / size, y1 / size))
         else:
             boxes.append(None)
