@@ -102,7 +102,8 @@ def _axes(
             side = max(width, height)
             return (width / side, (side - width) / side / 2), (height / side, (side - height) / side / 2)
         case _:
-            raise UsageError(f"expected a box space, one of {', '.join(map(repr, BoxSpace))}, got {space!r}")
+            known = ", ".join(repr(one.value) for one in BoxSpace)
+            raise UsageError(f"expected a box space, one of {known}, got {space!r}")
 
 
 def _checked(size: Size | None, space: BoxSpace, name: str) -> Size:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from sifthinker.policy.trace_areas import Problems
 from sifthinker.policy.trace_model import SURROGATE
@@ -27,8 +27,7 @@ def cleaned(text: str, problems: Problems) -> str:
     return text
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(NamedTuple):
     """A stretch of the text and what it is taken for."""
 
     kind: Kind

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from sifthinker.policy.boxes import is_valid
 from sifthinker.policy.errors import TraceError
@@ -20,8 +20,7 @@ WORD = re.compile(r"[^\s,:\[\]{}<]{1,40}")
 KEY = re.compile(r'"([^"\\<\n]{0,40})"')
 
 
-@dataclass(frozen=True)
-class RawBox:
+class RawBox(NamedTuple):
     """An object of an area as it was written: numbers in whatever space, not yet judged."""
 
     numbers: tuple[float, float, float, float]
