@@ -47,7 +47,7 @@ def sft(
 def _launch(count: int, recipe: str, out: Path, minutes: float | None) -> int:
     """This command again under torchrun, with allocator settings that make CPU training several times faster."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
-    command += ["--module", "sifthinker.agent.cli", "train", "sft", recipe, "--out", str(out)]
+    command += ["--module", "sifthinker.training", "train", "sft", recipe, "--out", str(out)]
     if minutes is not None:
         command += ["--minutes", str(minutes)]
     return subprocess.call(command, env={**os.environ, "OMP_NUM_THREADS": "1", **_ALLOCATOR})

@@ -120,15 +120,15 @@ def forward(
     text = model.model.language_model
     groups = [prefix, *branches]
     hidden = [_embed(model, group, image_tokens) for group in groups]
-    rotary = [text.rotary_emb(h, g.positions) for h, g in zip(hidden, groups, strict=True)]
+    rotary: list[tuple[Tensor, Tensor]] = [text.rotary_emb(h, g.positions) for h, g in zip(hidden, groups, strict=True)]
     length = prefix.ids.shape[1]
     own = _mask(0, length)
     masks = [_mask(length, group.ids.shape[1]) for group in branches]
     for layer in text.layers:
-        first, past = _text_layer(layer, hidden[0], *rotary[0], None, None, own)
+        first, past = _text_layer(layer, hidden[0], rotary[0], None, None, own)
         rest = [
-            _text_layer(layer, h, *r, past, group.owner, mask)[0]
-            for h, r, group, mask in zip(hidden[1:], rotary[1:], branches, masks, strict=True)
+            _text_layer(layer, h, at, past, group.owner, mask)[0]
+            for h, at, group, mask in zip(hidden[1:], rotary[1:], branches, masks, strict=True)
         ]
         hidden = [first, *rest]
     return [text.norm(h) for h in hidden[1:]]
@@ -152,8 +152,7 @@ def _mask(prefix_length: int, length: int) -> Tensor:
 def _text_layer(
     layer: Qwen3VLTextDecoderLayer,
     x: Tensor,
-    cos: Tensor,
-    sin: Tensor,
+    rotary: tuple[Tensor, Tensor],
     past: tuple[Tensor, Tensor] | None,
     owner: Tensor | None,
     mask: Tensor,
@@ -165,7 +164,7 @@ def _text_layer(
     q = attn.q_norm(attn.q_proj(normed).view(shape)).transpose(1, 2)
     k = attn.k_norm(attn.k_proj(normed).view(shape)).transpose(1, 2)
     v = attn.v_proj(normed).view(shape).transpose(1, 2)
-    q, k = apply_rotary_pos_emb(q, k, cos, sin)
+    q, k = apply_rotary_pos_emb(q, k, *rotary)
     q, k = q.to(v.dtype), k.to(v.dtype)
     own = (k, v)
     if past is not None and owner is not None:

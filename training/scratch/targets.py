@@ -95,7 +95,7 @@ class CellHead(nn.Module):
             "depth": (depth[:, 0] - want_depth).abs().mean() * 5,
         }
         if bool(on_sign.any()):
-            parts["sign"] = F.cross_entropy(sign[on_sign], want_sign[on_sign]) * 0.5
+            parts["sign"] = F.cross_entropy(sign[on_sign], want_sign[on_sign]) * 2
         with torch.no_grad():
             told = {name: float(value) for name, value in parts.items()}
             told["color_right"] = float((color[on].argmax(1) == want_color[on]).float().mean())

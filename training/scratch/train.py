@@ -53,7 +53,7 @@ class ScratchRecipe(BaseModel):
     vision_lr: float = 2e-3
     minutes: float = 90.0
     scenes: int = 8
-    lr: float = 1.2e-3
+    lr: float = 2e-3
     final_lr: float = 0.03
     warmup_steps: int = 80
     weight_decay: float = 0.02
@@ -165,24 +165,35 @@ class Trainer:
         self.losses = Losses(self.tokenizer, recipe.number_sigma)
         self.cursor = Cursor()
         self.params = [*self.model.parameters(), *self.head.parameters()]
-        self.optimizer = self._optimizer()
+        self.optimizers = self._optimizers()
         self.ema = [p.detach().clone() for p in self.params]
         self.resume()
         self.scenes = iter(SceneStream(recipe, rank, self.cursor.scenes // max(world, 1)))
         self.rng = np.random.default_rng([recipe.seed, rank, self.cursor.step])
 
-    def _optimizer(self) -> torch.optim.AdamW:
-        decay = [p for p in self.params if p.dim() >= 2]
+    def _optimizers(self) -> list[torch.optim.Optimizer]:
+        """Muon for the matrices inside the layers, AdamW for tables, gains, biases and the thrown-away head."""
+        inner = {
+            id(p)
+            for name, p in self.model.named_parameters()
+            if p.dim() == 2 and ("layers." in name or "blocks." in name or "merger." in name)
+        }
+        muon = [p for p in self.params if id(p) in inner]
+        decay = [p for p in self.params if id(p) not in inner and p.dim() >= 2]
         rest = [p for p in self.params if p.dim() < 2]
-        groups = [{"params": decay, "weight_decay": self.recipe.weight_decay}, {"params": rest, "weight_decay": 0.0}]
-        return torch.optim.AdamW(groups, lr=self.recipe.lr, betas=(0.9, 0.98), fused=True)
+        weight_decay = self.recipe.weight_decay
+        groups = [{"params": decay, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
+        return [
+            torch.optim.AdamW(groups, lr=self.recipe.lr, betas=(0.9, 0.98), fused=True),
+            torch.optim.Muon(muon, lr=self.recipe.lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
+        ]
 
     def run(self) -> None:
         """Both phases, from wherever the last checkpoint left them."""
         if self.cursor.phase == "vision":
             self._phase(self.recipe.vision_minutes, self.recipe.vision_lr, self._vision_step)
             self.cursor = Cursor(phase="traces", scenes=self.cursor.scenes)
-            self.optimizer = self._optimizer()
+            self.optimizers = self._optimizers()
             self.save()
         self._phase(self.recipe.minutes, self.recipe.lr, self._trace_step)
         self.cursor.phase = "done"
@@ -198,17 +209,22 @@ class Trainer:
                 return
             rate = lr * (recipe.final_lr + (1 - recipe.final_lr) * 0.5 * (1 + math.cos(math.pi * progress)))
             rate *= min(1.0, (cursor.step + 1) / recipe.warmup_steps)
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
+            for optimizer in self.optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
             loss, numbers = step()
-            self.optimizer.zero_grad(set_to_none=True)
+            for optimizer in self.optimizers:
+                optimizer.zero_grad(set_to_none=True)
             loss.backward()
             self._average_gradients()
             norm = torch.nn.utils.clip_grad_norm_(self.params, recipe.clip)
             if not bool(torch.isfinite(norm)):
                 log.warning("step %d: gradient is not finite, skipped", cursor.step)
                 continue
-            self.optimizer.step()
+            for optimizer in self.optimizers:
+                optimizer.step()
+            if cursor.step % 100 == 0:
+                self._share_weights()
             decay = min(recipe.ema, (1 + cursor.step) / (10 + cursor.step))
             with torch.no_grad():
                 torch._foreach_lerp_(self.ema, [p.detach() for p in self.params], 1 - decay)
@@ -325,7 +341,10 @@ class Trainer:
         self, hidden: list[Tensor], members: list[list[Branch]]
     ) -> tuple[Tensor, Tensor, Tensor, list[tuple[str, bool]]]:
         """States that predict a learnt token, those tokens, their weights, and (kind, is it the answer)."""
-        states, targets, weights, labels = [], [], [], []
+        states: list[Tensor] = []
+        targets: list[int] = []
+        weights: list[float] = []
+        labels: list[tuple[str, bool]] = []
         for group, branches in zip(hidden, members, strict=True):
             for row, branch in enumerate(branches):
                 at = [i for i, weight in enumerate(branch.weights) if weight > 0]
@@ -351,6 +370,12 @@ class Trainer:
             p.grad.copy_(flat[at : at + p.numel()].view_as(p))
             at += p.numel()
 
+    def _share_weights(self) -> None:
+        """The first process's weights to all: equal steps keep them equal, this makes sure of it."""
+        if self.world > 1:
+            for p in self.params:
+                dist.broadcast(p.data, 0)
+
     def _agree(self, value: float) -> float:
         if self.world == 1:
             return value
@@ -375,7 +400,7 @@ class Trainer:
         state = {
             "params": [p.detach() for p in self.params],
             "ema": self.ema,
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "cursor": vars(self.cursor),
         }
         path = self.out / "checkpoint.pt"
@@ -393,7 +418,8 @@ class Trainer:
                 parameter.copy_(saved)
         self.ema = state["ema"]
         self.cursor = Cursor(**state["cursor"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(self.optimizers, state.get("optimizers", []), strict=False):
+            optimizer.load_state_dict(saved)
 
 
 def launch(recipe: ScratchRecipe, out: Path) -> None:

@@ -1,0 +1,53 @@
+"""`sifthinker train`: recipes by name or file, and what is said when they do not fit."""
+
+from pathlib import Path
+
+import pytest
+
+from sifthinker.agent.cli import run
+from sifthinker.policy.errors import UsageError
+from sifthinker.training.recipes import load_recipe, recipe_names
+from sifthinker.training.scratch.train import ScratchRecipe
+
+
+def test_the_embedded_recipe_comes_with_the_package_and_fits() -> None:
+    assert "embedded" in recipe_names()
+    settings = load_recipe("embedded")
+    assert settings.pop("trainer") == "scratch"
+    ScratchRecipe.model_validate(settings)
+
+
+def test_an_unknown_recipe_lists_those_there_are() -> None:
+    with pytest.raises(UsageError, match="embedded"):
+        load_recipe("nope")
+
+
+@pytest.mark.parametrize("text", ["a: [", "- 1\n- 2\n"])
+def test_a_file_that_is_no_mapping_is_refused(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=r"recipe\.yaml"):
+        load_recipe(str(path))
+
+
+def test_a_misspelt_field_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("trainer: scratch\nminuets: 3\n")
+    assert run(["train", "sft", str(path), "--out", str(tmp_path / "run"), "--processes", "1"]) == 2
+    assert "minuets" in capsys.readouterr().err
+
+
+def test_a_run_without_a_checkpoint_cannot_be_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["train", "export", str(tmp_path), "--out", str(tmp_path / "policy")]) == 2
+    assert "checkpoint" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_processes_train_together_and_leave_a_policy(tmp_path: Path) -> None:
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(
+        "trainer: scratch\nvision_minutes: 0.02\nminutes: 0.05\nscenes: 2\nvision_scenes: 2\n"
+        "model: {hidden: 48, layers: 2, heads: 2, mlp: 64, vision_hidden: 32, vision_layers: 1, vision_heads: 2}\n"
+    )
+    assert run(["train", "sft", str(recipe), "--out", str(tmp_path / "run"), "--processes", "2"]) == 0
+    assert (tmp_path / "run" / "policy" / "model.safetensors").is_file()
