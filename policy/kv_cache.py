@@ -17,7 +17,7 @@ Layers = list[tuple[torch.Tensor, torch.Tensor]]
 """Keys and values of each layer, (B, heads, L, width) each."""
 
 
-@dataclass
+@dataclass(eq=False)
 class _Entry:
     keys: npt.NDArray[np.int64]
     layers: Layers

@@ -1,7 +1,7 @@
 """Tiny random models of several families, built offline: real transformers classes, real processors, real templates.
 
-Each builder writes a folder that `AutoModelForImageTextToText` and `AutoProcessor` load. The tokenizer is byte-level, so
-any text is encoded, and carries the family's special tokens.
+Each builder writes a folder that `AutoModelForImageTextToText` and `AutoProcessor` load. The tokenizer is byte-level,
+so any text is encoded, and carries the family's special tokens.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from transformers import (
     Idefics3Config,
     Idefics3ForConditionalGeneration,
     Idefics3Processor,
-    InternVLConfig,
-    InternVLForConditionalGeneration,
     PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,

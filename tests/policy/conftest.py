@@ -1,0 +1,80 @@
+"""Tiny models, built once a session, and photographs made of noise."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from PIL import Image
+
+from sifthinker.policy.local import LocalPolicy
+from sifthinker.policy.messages import ImagePart, Message, message
+
+
+def _beside(name: str) -> ModuleType:
+    """A helper module of this folder: with importlib mode a test cannot import its neighbour by name."""
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+        assert spec
+        assert spec.loader
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a tiny model of a family, built when first asked for."""
+    root = tmp_path_factory.mktemp("tiny")
+
+    def folder(family: str) -> Path:
+        if not (root / family).exists():
+            getattr(_beside("tiny_models"), f"build_{family}")(root / family)
+        return root / family
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_policy(tiny_folder: Callable[[str], Path]) -> Callable[..., LocalPolicy]:
+    """A policy on a tiny model of a family, with options of `LocalPolicy.from_pretrained`."""
+
+    def policy(family: str, **options: object) -> LocalPolicy:
+        return LocalPolicy.from_pretrained(tiny_folder(family), device="cpu", **options)
+
+    return policy
+
+
+@pytest.fixture(scope="session")
+def shared_policy(tiny_policy: Callable[..., LocalPolicy]) -> Callable[[str], LocalPolicy]:
+    """One policy of a family for all tests that change nothing about it."""
+    return functools.cache(tiny_policy)
+
+
+@pytest.fixture
+def asked() -> Callable[..., list[Message]]:
+    """A question about a noisy picture: `asked("text", size=(w, h), mark=n)`; each mark is another picture."""
+
+    def conversation(text: str = "What is this?", size: tuple[int, int] = (90, 70), mark: int = 0) -> list[Message]:
+        return [message("user", "Look: ", ImagePart(noise(size, mark)), text)]
+
+    return conversation
+
+
+@pytest.fixture
+def picture() -> Callable[..., Image.Image]:
+    """A picture of noise: `picture((w, h), mark)`."""
+    return noise
+
+
+def noise(size: tuple[int, int] = (90, 70), mark: int = 0) -> Image.Image:
+    """The same picture for the same size and mark."""
+    import numpy as np
+
+    pixels = np.random.default_rng(mark).integers(0, 256, (size[1] // 8 + 1, size[0] // 8 + 1, 3), dtype=np.uint8)
+    return Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST)
