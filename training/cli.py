@@ -115,15 +115,24 @@ def score(
         table.add_row(f"  {family}", *(f"{kept[mode]['scores']['families'][family]:.3f}" for mode in kept))
     Console().print(table)
     if json_out is not None:
-        json_out.write_text(json.dumps(kept, indent=1), encoding="utf-8")
+        made_by = data / "made_by.txt"
+        told = {
+            "command": f"sifthinker train score {policy} --data {data.name} --modes {modes} --depth {depth}",
+            "seed": seed,
+            "made_by": made_by.read_text(encoding="utf-8").strip() if made_by.is_file() else None,
+            "n": len(records),
+            "modes": kept,
+        }
+        json_out.write_text(json.dumps(told, indent=1), encoding="utf-8")
 
 
 @app.command()
 def export(
     run: Annotated[Path, typer.Argument(help="Folder of a run.")],
     out: Annotated[Path, typer.Option(help="Folder to write: loads with load_policy and with transformers.")],
+    scores: Annotated[Path | None, typer.Option(help="What `train score --json` wrote, for the model card.")] = None,
 ) -> None:
-    """Write the policy of a run that has a checkpoint, finished or not."""
+    """Write the policy of a run that has a checkpoint, finished or not, and its model card."""
     from sifthinker.training.scratch.export import export_policy
 
-    export_policy(run, out)
+    export_policy(run, out, scores=scores)

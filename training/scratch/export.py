@@ -12,6 +12,7 @@ from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoP
 from sifthinker.policy.base import PolicyProfile
 from sifthinker.policy.boxes import BoxSpace
 from sifthinker.policy.errors import UsageError
+from sifthinker.training.scratch.card import write_card
 from sifthinker.training.scratch.model import CROP_PX, DEPTH_PX, MERGE, PATCH_PX, RGB_PX, TOKEN_PX, build_model
 from sifthinker.training.scratch.samples import DECIMALS
 from sifthinker.training.scratch.tokenizer import CHAT_TEMPLATE
@@ -32,13 +33,14 @@ PROFILE = PolicyProfile(
 )
 
 
-def export_policy(run: Path, out: Path, *, ema: bool = True) -> None:
+def export_policy(run: Path, out: Path, *, ema: bool = True, scores: Path | None = None) -> None:
     """Write weights (bfloat16), tokenizer, processor and profile of a run's checkpoint.
 
     Args:
         run: the run's folder.
         out: where to write.
         ema: the moving average of the weights instead of the last ones.
+        scores: what `sifthinker train score --json` wrote, for the model card.
 
     Raises:
         UsageError: the run has no checkpoint.
@@ -74,3 +76,5 @@ def export_policy(run: Path, out: Path, *, ema: bool = True) -> None:
     processor.save_pretrained(out)
     profile = PROFILE.model_dump(mode="json", exclude_defaults=True)
     (out / "sifthinker.json").write_text(json.dumps(profile, indent=2) + "\n", encoding="utf-8")
+    if (run / "log.jsonl").is_file():
+        write_card(run, out, scores=scores, parameters=sum(p.numel() for p in model.parameters()))

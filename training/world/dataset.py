@@ -1,6 +1,7 @@
 """Writes scenes and questions of the block world to a folder.
 
-`images/*.png`, `depth/*.png` (16-bit grey, 0 near, 65535 far) and `questions.jsonl`, a record a line.
+`images/*.png`, `depth/*.png` (16-bit grey, 0 near, 65535 far) and `questions.jsonl`, a record a line; `made_by.txt`
+holds the command that makes the same folder again.
 """
 
 from __future__ import annotations
@@ -66,11 +67,13 @@ def make_world(
         raise UsageError(
             f"Cannot write to {str(out)!r}: {error.strerror}. Name a folder that can be written."
         ) from None
-    return _written(out, [(out, split, seed, index, size) for index in range(count)], workers)
+    command = f"sifthinker world make --split {split} --count {count} --seed {seed} --size {size}"
+    tasks = [(out, split, seed, index, size) for index in range(count)]
+    return _written(out, tasks, workers, command)
 
 
 def _written(
-    out: Path, tasks: list[tuple[Path, Split, int, int, int]], workers: int | None
+    out: Path, tasks: list[tuple[Path, Split, int, int, int]], workers: int | None, command: str
 ) -> Iterator[QuestionRecord]:
     partial = out / "questions.jsonl.partial"
     with partial.open("w", encoding="utf-8") as file:
@@ -79,6 +82,7 @@ def _written(
             yield record
         file.flush()
         os.fsync(file.fileno())
+    (out / "made_by.txt").write_text(command + "\n", encoding="utf-8")
     os.replace(partial, out / "questions.jsonl")
 
 
