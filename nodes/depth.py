@@ -15,6 +15,7 @@ from typing import Literal, Protocol, cast, get_args, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
 from sifthinker.nodes.images import ImageSource, image_hash, load_stored
 from sifthinker.policy.boxes import Box
 from sifthinker.policy.errors import DepthError, UsageError

@@ -21,9 +21,10 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
-from sifthinker.nodes.depth import DepthMap
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+
+from sifthinker.nodes.depth import DepthMap
 
 _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)

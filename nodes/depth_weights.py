@@ -16,10 +16,11 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
+from torch import Tensor
+
 from sifthinker.nodes.depth import SPEC_FORMS
 from sifthinker.nodes.depth_anything import DepthAnythingV2, DepthConfig
 from sifthinker.policy.errors import DepthError, UsageError
-from torch import Tensor
 
 State = dict[str, Tensor]
 
@@ -123,8 +124,8 @@ def _locate(source: str | Path) -> tuple[Path, str]:
         path = Path(str(files("sifthinker.policy.embedded") / "depth"))
         if not (path / "model.safetensors").is_file():
             raise DepthError(
-                "The embedded depth network is not in this installation: train it with `sifthinker train depth`, or "
-                'choose depth="none".'
+                "The embedded depth network is not in this installation: train it with `python -m "
+                'sifthinker.training.depth fit`, or choose depth="none".'
             )
         return path, "embedded"
     path = Path(source).expanduser()

@@ -1,6 +1,6 @@
 """Trains the depth network of the block world, and measures it.
 
-    python -m sifthinker.training.depth train --out runs/depth
+    python -m sifthinker.training.depth fit --out runs/depth
     python -m sifthinker.training.depth measure runs/depth --split test --count 300
 
 It is the class of Depth Anything V2 in a small shape. Unlike the real one it learns depth on a fixed scale, since every
@@ -14,7 +14,6 @@ import json
 import logging
 import math
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,17 +21,13 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from numpy.typing import NDArray
-from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from sifthinker.nodes.depth import DepthEstimator
 from sifthinker.nodes.depth_anything import DepthAnythingV2, DepthConfig
 from sifthinker.policy.errors import DepthError
-from sifthinker.training.world.render import Render, render
-from sifthinker.training.world.scene import Split, make_scene, scene_seed
+from sifthinker.training.depth_data import RELATIVE_FLOOR, draw_batch, measure_depth, render_scenes
 
 log = logging.getLogger(__name__)
 
@@ -50,9 +45,6 @@ WORLD_NETWORK = DepthConfig(
 )
 """1.2 million parameters, 192 × 192 pixels."""
 
-RELATIVE_FLOOR = 0.02
-"""Relative errors divide by at least this."""
-
 
 class DepthTraining(BaseModel):
     """How to train. The defaults made the embedded weights."""
@@ -68,16 +60,6 @@ class DepthTraining(BaseModel):
     ema_decay: float = Field(default=0.999, ge=0, lt=1, description="Of the averaged weights, which are the ones kept.")
     seed: int = Field(default=0, ge=0, lt=1_000_000)
     checkpoint_every: int = Field(default=200, ge=1)
-
-
-class DepthScores(BaseModel):
-    """Errors against the exact depth, averaged over scenes."""
-
-    scenes: int
-    abs_rel: float = Field(description="Mean over pixels of |d - d*| / max(d*, 0.02).")
-    mae: float = Field(description="Mean over pixels of |d - d*|.")
-    object_abs_rel: float = Field(description="The same relative error of the mean depth in each object's box.")
-    ms_per_image: float
 
 
 def train_depth(
@@ -114,7 +96,7 @@ def train_depth(
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * _schedule(step, settings)
         rng = np.random.default_rng((settings.seed, step))  # of the step alone: a resumed run sees the same batches
-        pixels, target = _batch(rgb, depth, rng, settings.batch_size)
+        pixels, target = draw_batch(rgb, depth, rng, settings.batch_size)
         with torch.autocast("cpu", torch.bfloat16):
             raw = model(pixels)
         loss = depth_loss(1 - raw.float(), target)
@@ -130,28 +112,6 @@ def train_depth(
     trained: DepthAnythingV2 = average.module
     save_network(trained, out)
     return trained.eval()
-
-
-def measure_depth(estimator: DepthEstimator, *, split: Split = "test", count: int = 300, seed: int = 0) -> DepthScores:
-    """Compare an estimator with the renderer's exact depth on `count` scenes of 384 × 384."""
-    errors, absolute, objects = [], [], []
-    seconds = 0.0
-    for index in range(count):
-        scene = render(make_scene(scene_seed(split, seed, index)))
-        start = time.perf_counter()
-        predicted = estimator.predict(scene.image)
-        seconds += time.perf_counter() - start
-        difference = np.abs(predicted.array - scene.depth)
-        errors.append(float((difference / np.maximum(scene.depth, RELATIVE_FLOOR)).mean()))
-        absolute.append(float(difference.mean()))
-        objects.extend(_object_errors(predicted.array, scene))
-    return DepthScores(
-        scenes=count,
-        abs_rel=float(np.mean(errors)),
-        mae=float(np.mean(absolute)),
-        object_abs_rel=float(np.mean(objects)),
-        ms_per_image=1000 * seconds / count,
-    )
 
 
 def depth_loss(predicted: Tensor, target: Tensor) -> Tensor:
@@ -184,31 +144,6 @@ def initialise(model: DepthAnythingV2) -> None:
     nn.init.constant_(last.bias, 0.5)  # the middle of the range: the final ReLU must not begin closed
 
 
-def render_scenes(count: int, size: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
-    """Pictures (N, size, size, 3) as the network sees them, and exact depth (N, size, size), 65535 far."""
-    rgb = np.empty((count, size, size, 3), np.uint8)
-    depth = np.empty((count, size, size), np.uint16)
-    start = time.perf_counter()
-    for index in range(count):
-        scene = make_scene(scene_seed("train", seed, index))
-        rendered = render(scene)
-        rgb[index] = rendered.image.resize((size, size), Image.Resampling.BICUBIC)
-        depth[index] = np.rint(render_depth(rendered, size) * 65535)
-        if (index + 1) % 500 == 0:
-            log.info("%d of %d scenes rendered in %.0f s", index + 1, count, time.perf_counter() - start)
-    return rgb, depth
-
-
-def render_depth(rendered: Render, size: int) -> NDArray[np.float32]:
-    """The exact depth at a smaller size: each new pixel has the median of those it covers, which blurs no edge."""
-    edge = rendered.depth.shape[0]
-    if edge % size:
-        return np.asarray(Image.fromarray(rendered.depth).resize((size, size), Image.Resampling.NEAREST))
-    factor = edge // size
-    tiles = rendered.depth.reshape(size, factor, size, factor).swapaxes(1, 2).reshape(size, size, -1)
-    return np.asarray(np.median(tiles, axis=2), dtype=np.float32)
-
-
 def save_network(model: DepthAnythingV2, folder: str | Path) -> None:
     """Write config.json and model.safetensors (half precision), as `DepthAnythingV2.from_pretrained` reads them."""
     folder = Path(folder)
@@ -216,35 +151,6 @@ def save_network(model: DepthAnythingV2, folder: str | Path) -> None:
     state = {name: tensor.detach().half().contiguous() for name, tensor in model.state_dict().items()}
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(model.config.model_dump_json(indent=2) + "\n", encoding="utf-8")
-
-
-def _object_errors(predicted: NDArray[np.float32], scene: Render) -> list[float]:
-    """Relative error of the mean depth in the box of each visible object."""
-    height, width = predicted.shape
-    errors = []
-    for box in scene.boxes:
-        if box is None:
-            continue
-        part = np.s_[round(box[1] * height) : round(box[3] * height), round(box[0] * width) : round(box[2] * width)]
-        true = float(scene.depth[part].mean())
-        errors.append(abs(float(predicted[part].mean()) - true) / max(true, RELATIVE_FLOOR))
-    return errors
-
-
-def _batch(
-    rgb: NDArray[np.uint8], depth: NDArray[np.uint16], rng: np.random.Generator, size: int
-) -> tuple[Tensor, Tensor]:
-    """Random scenes as (B, 3, H, W) normalised and (B, H, W); half of them mirrored, their light and colours varied."""
-    pick = rng.integers(len(rgb), size=size)
-    pixels = torch.from_numpy(rgb[pick]).permute(0, 3, 1, 2).float() / 255
-    target = torch.from_numpy(depth[pick].astype(np.float32)) / 65535
-    mirrored = torch.from_numpy(rng.random(size) < 0.5)
-    pixels = torch.where(mirrored[:, None, None, None], pixels.flip(3), pixels)
-    target = torch.where(mirrored[:, None, None], target.flip(2), target)
-    gain = torch.from_numpy(rng.uniform(0.85, 1.15, (size, 3, 1, 1)).astype(np.float32))
-    pixels = (pixels * gain).clamp(0, 1)
-    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    return (pixels - mean[:, None, None]) / std[:, None, None], target
 
 
 def _sines(grid: int, width: int) -> Tensor:
@@ -304,8 +210,8 @@ def _resume(out: Path, settings: DepthTraining, *parts: Any) -> int:
 app = typer.Typer(help="The depth network of the block world.", no_args_is_help=True)
 
 
-@app.command("train")
-def _train_command(
+@app.command("fit")
+def _fit_command(
     out: Annotated[Path, typer.Option(help="Folder for checkpoints and the trained network.")] = Path("runs/depth"),
     steps: Annotated[int, typer.Option(min=1)] = DepthTraining().steps,
     scenes: Annotated[int, typer.Option(min=1)] = DepthTraining().scenes,
