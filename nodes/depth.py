@@ -93,6 +93,11 @@ class DepthMap:
         """(width, height)."""
         return self.array.shape[1], self.array.shape[0]
 
+    @property
+    def nbytes(self) -> int:
+        """Memory that it takes, its table of sums included."""
+        return 3 * self.array.nbytes
+
     def mean(self, box: Box) -> float:
         """Mean depth within a box (normalised xyxy), in constant time.
 
@@ -213,11 +218,11 @@ class FixedDepth:
 
 
 class CachedDepth:
-    """Remembers the last maps of an estimator by the hash of the image. Thread-safe."""
+    """Remembers the last maps of an estimator by the hash of the image, within `max_bytes`. Thread-safe."""
 
-    def __init__(self, estimator: DepthEstimator, max_maps: int = 32) -> None:
+    def __init__(self, estimator: DepthEstimator, max_bytes: int = 256_000_000) -> None:
         self.estimator = estimator
-        self.max_maps = max_maps
+        self.max_bytes = max_bytes
         self._maps: OrderedDict[str, DepthMap] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -236,7 +241,7 @@ class CachedDepth:
         depth = self.estimator.predict(image)
         with self._lock:
             self._maps[key] = depth
-            while len(self._maps) > self.max_maps:
+            while len(self._maps) > 1 and sum(known.nbytes for known in self._maps.values()) > self.max_bytes:
                 self._maps.popitem(last=False)
         return depth
 

@@ -173,7 +173,7 @@ class Counting:
 
 def test_a_cached_estimator_is_asked_once_for_each_picture() -> None:
     counting = Counting()
-    cached = CachedDepth(counting, max_maps=2)
+    cached = CachedDepth(counting, max_bytes=2 * DepthMap(np.zeros((8, 8))).nbytes)
     red, green, blue = (Image.new("RGB", (8, 8), color) for color in ("red", "green", "blue"))
     assert cached.predict(red) is cached.predict(red.copy())
     assert counting.calls == 1
