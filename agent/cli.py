@@ -234,7 +234,7 @@ def _one_line(text: str) -> str:
 def _misuse(error: Any) -> str:
     """What the command line's parser found wrong, and where to read how it is right."""
     context = getattr(error, "ctx", None)
-    text = str(error.format_message()).rstrip(".")
+    text = str(error.format_message()).rstrip(".") or "Missing command"
     return f"{text}. See `{context.command_path if context else 'sifthinker'} --help`."
 
 

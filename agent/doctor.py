@@ -23,7 +23,7 @@ OPTIONAL = {
     "peft": "LoRA adapters and training: pip install 'sifthinker[train]'",
     "trl": "training: pip install 'sifthinker[train]'",
 }
-QUESTION = "What is on the sign of the yellow sphere?"
+QUESTION = "What does the sign on the yellow sphere say?"
 ANSWER = "2"
 OPTIONS = ("2", "7", "X", "K")
 

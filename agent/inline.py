@@ -123,9 +123,9 @@ def iterm2(image: Image.Image, columns: int, rows: int) -> str:
     return f"\x1b]1337;File=inline=1;width={columns};height={rows};preserveAspectRatio=1:{payload}\x07"
 
 
-def sixel(image: Image.Image, *, colours: int = 64) -> str:
+def sixel(image: Image.Image, *, colours: int = 200) -> str:
     """DEC sixel: bands of six rows, in each band one run-length coded line a colour."""
-    indexed = image.convert("RGB").quantize(colours)
+    indexed = image.convert("RGB").quantize(colours, kmeans=2)
     palette = indexed.getpalette() or []
     pixels = np.asarray(indexed)  # (H, W)
     height, width = pixels.shape

@@ -1,0 +1,77 @@
+"""Draws the picture at the top of README.md from a real run of the embedded policy.
+
+python examples/make_readme_picture.py
+"""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from sifthinker.agent import FocusResult, ask
+from sifthinker.agent.pictures import annotate, step_colour
+from sifthinker.agent.words import box_words, depth_words
+from sifthinker.nodes.images import fit
+
+IMAGES = Path(__file__).parent / "images"
+QUESTION = "Which is closer to the camera, the blue cube or the cyan cube?"
+
+WIDTH, EDGE, GAP = 2560, 1120, 56  # drawn twice as large as it is saved, for smooth edges
+INK, SOFT, PAPER, ACCENT = "#1d1f23", "#5c626b", "#ffffff", "#0b6e4f"
+
+
+def main(policy: str = "embedded", image: str = "blocks.png", question: str = QUESTION) -> None:
+    result = ask(IMAGES / image, question, policy=policy)
+    page = draw_run(result)
+    page = page.resize((page.width // 2, page.height // 2), Image.Resampling.LANCZOS)
+    page.save(IMAGES / "focus-trace.png", optimize=True)
+    print(f"{result.answer}: {IMAGES / 'focus-trace.png'}")
+
+
+def draw_run(result: FocusResult) -> Image.Image:
+    """The annotated image on the left; question, steps with their crops and the answer on the right."""
+    assert result.image is not None
+    picture = annotate(result.image, [[box.bbox_2d for box in step.boxes] for step in result.steps])
+    page = Image.new("RGB", (WIDTH, EDGE + 2 * GAP), PAPER)
+    page.paste(fit(picture, EDGE, enlarge=True), (GAP, GAP))
+    draw = ImageDraw.Draw(page)
+    left, top = EDGE + 2 * GAP, GAP
+    top = _paragraph(draw, (left, top), result.question, 50, INK, 46) + 24
+    room = min(300, (EDGE + GAP - 120 - top) // max(1, len(result.steps)))
+    for number, step in enumerate(result.steps, 1):
+        _chip(draw, (left, top), number)
+        words = [f"{box_words(box.bbox_2d)}   {depth_words(box.depth, box.measured_depth)}" for box in step.boxes]
+        line = _paragraph(draw, (left + 96, top + 6), "\n".join(words).replace("–", "to"), 31, SOFT, 62)
+        _paragraph(draw, (left + 96, line + 4), step.text, 38, INK, 40)
+        right = WIDTH - GAP
+        for crop in reversed(step.crops):
+            shown = fit(crop, min(room - 20, 220), enlarge=True)
+            right -= shown.width
+            page.paste(shown, (right, top))
+            frame = (right, top, right + shown.width - 1, top + shown.height - 1)
+            draw.rectangle(frame, outline=step_colour(number - 1), width=6)
+            right -= 16
+        top += room
+    _paragraph(draw, (left, EDGE + GAP - 80), f"Answer: {result.answer}", 60, ACCENT, 60)
+    return page
+
+
+def _chip(draw: ImageDraw.ImageDraw, at: tuple[int, int], number: int) -> None:
+    x, y = at
+    draw.rounded_rectangle((x, y, x + 68, y + 68), radius=20, fill=step_colour(number - 1))
+    draw.text((x + 34, y + 34), str(number), fill="white", font=ImageFont.load_default(size=40), anchor="mm")
+
+
+def _paragraph(draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, size: int, colour: str, columns: int) -> int:
+    """Draw wrapped text; returns where the next line would begin."""
+    lines = [line for part in text.splitlines() for line in textwrap.wrap(part, columns)]
+    for index, line in enumerate(lines):
+        draw.text((at[0], at[1] + index * round(size * 1.3)), line, fill=colour, font=ImageFont.load_default(size=size))
+    return at[1] + len(lines) * round(size * 1.3)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
