@@ -1,4 +1,4 @@
-"""The block world's depth network: it learns, it goes on after a break as if there had been none, what ships is good."""
+"""The depth network of the block world: it learns, it goes on after a break unharmed, and what ships is good."""
 
 from __future__ import annotations
 
