@@ -60,7 +60,8 @@ def _run(settings: dict[str, Any], out: Path) -> None:
 
     from sifthinker.policy.errors import UsageError
     from sifthinker.training.scratch.export import export_policy
-    from sifthinker.training.scratch.train import ScratchRecipe, launch
+    from sifthinker.training.scratch.recipe import ScratchRecipe
+    from sifthinker.training.scratch.train import launch
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:

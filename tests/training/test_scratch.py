@@ -13,12 +13,14 @@ from sifthinker.nodes.depth import depth_to_rgb
 from sifthinker.policy import prompts
 from sifthinker.policy.messages import ImagePart, message
 from sifthinker.policy.trace import parse
+from sifthinker.training.scratch.batches import collate, encode
 from sifthinker.training.scratch.export import export_policy
 from sifthinker.training.scratch.model import ModelSize
 from sifthinker.training.scratch.packing import forward
+from sifthinker.training.scratch.recipe import ScratchRecipe
 from sifthinker.training.scratch.samples import SampleConfig, SampleMaker, view_scene
 from sifthinker.training.scratch.tokenizer import NUMBERS, PIECES
-from sifthinker.training.scratch.train import ScratchRecipe, Trainer
+from sifthinker.training.scratch.train import Trainer
 
 TINY = ModelSize(hidden=48, layers=2, heads=2, mlp=64, vision_hidden=32, vision_layers=1, vision_heads=2)
 RECIPE = ScratchRecipe(
@@ -80,9 +82,9 @@ def test_packed_branches_equal_the_plain_model(trainer: Trainer) -> None:
     trainer.model.eval()
     samples = [trainer.maker.sample(view_scene(seed), np.random.default_rng(seed)) for seed in (1, 2)]
     with torch.no_grad():
-        tokens, order = trainer._encode(samples)
-        prefix, groups, members = trainer._collate(samples, order)
-        hidden = forward(trainer.model, prefix, groups, tokens)
+        images = encode(trainer.model.model.visual, samples)
+        prefix, groups, members = collate(trainer.maker, samples, images.order)
+        hidden = forward(trainer.model, prefix, groups, images.tokens)
         for group, branches, states in zip(groups, members, hidden, strict=True):
             for row, branch in enumerate(branches):
                 sample = samples[int(group.owner[row])]

@@ -7,7 +7,7 @@ import pytest
 from sifthinker.agent.cli import run
 from sifthinker.policy.errors import UsageError
 from sifthinker.training.recipes import load_recipe, recipe_names
-from sifthinker.training.scratch.train import ScratchRecipe
+from sifthinker.training.scratch.recipe import ScratchRecipe
 
 
 def test_the_embedded_recipe_comes_with_the_package_and_fits() -> None:

@@ -14,8 +14,10 @@ from sifthinker.policy.boxes import BoxSpace
 from sifthinker.policy.errors import UsageError
 from sifthinker.training.scratch.card import write_card
 from sifthinker.training.scratch.model import CROP_PX, DEPTH_PX, MERGE, PATCH_PX, RGB_PX, TOKEN_PX, build_model
+from sifthinker.training.scratch.recipe import ScratchRecipe
 from sifthinker.training.scratch.samples import DECIMALS
-from sifthinker.training.scratch.tokenizer import CHAT_TEMPLATE
+from sifthinker.training.scratch.stream import corpus
+from sifthinker.training.scratch.tokenizer import CHAT_TEMPLATE, build_tokenizer
 
 PROFILE = PolicyProfile(
     name="embedded",
@@ -45,8 +47,6 @@ def export_policy(run: Path, out: Path, *, ema: bool = True, scores: Path | None
     Raises:
         UsageError: the run has no checkpoint.
     """
-    from sifthinker.training.scratch.tokenizer import build_tokenizer
-    from sifthinker.training.scratch.train import ScratchRecipe, corpus
 
     path = run / "checkpoint.pt"
     if not path.is_file():

@@ -1,0 +1,48 @@
+"""Scenes to train on, and the words that the tokenizer learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from sifthinker.training.scratch.recipe import ScratchRecipe
+from sifthinker.training.scratch.samples import view_scene
+from sifthinker.training.world.questions import SceneView, make_questions
+from sifthinker.training.world.scene import scene_seed
+from sifthinker.training.world.traces import make_trace
+
+
+class SceneStream:
+    """Rendered scenes without end: new ones mixed with scenes seen before, which are asked other questions."""
+
+    def __init__(self, recipe: ScratchRecipe, rank: int, first: int) -> None:
+        self.recipe = recipe
+        self.rng = np.random.default_rng([recipe.seed, rank, first])
+        self.next = rank * 500_000 + first
+        self.buffer: list[SceneView] = []
+
+    def __iter__(self) -> Iterator[SceneView]:
+        while True:
+            if len(self.buffer) < 200 or self.rng.random() < self.recipe.new_scenes:
+                view = view_scene(scene_seed("train", self.recipe.seed, self.next))
+                self.next += 1
+                if len(self.buffer) < self.recipe.buffer_scenes:
+                    self.buffer.append(view)
+                else:
+                    self.buffer[int(self.rng.integers(len(self.buffer)))] = view
+                yield view
+            else:
+                yield self.buffer[int(self.rng.integers(len(self.buffer)))]
+
+
+def corpus(scenes: int = 300) -> list[str]:
+    """Questions, options and texts from which the tokenizer learns its words."""
+    rng = np.random.default_rng(0)
+    lines: list[str] = []
+    for index in range(scenes):
+        view = view_scene(scene_seed("train", 999_999, index), size=96)
+        for question in make_questions(view, 10, rng):
+            lines += [question.text, *question.options, *(f" {option}" for option in question.options)]
+            lines += [step.text for step in make_trace(view, question, rng).steps]
+    return lines
