@@ -6,9 +6,9 @@ import pytest
 from sifthinker.policy.boxes import WHOLE, hull
 from sifthinker.policy.trace import parse, render
 from sifthinker.training.world.questions import FAMILIES, MAX_COUNT, SceneView, make_question, make_questions
-from sifthinker.training.world.render import GROUND
 from sifthinker.training.world.render import render as render_scene
 from sifthinker.training.world.scene import MIN_VISIBLE, make_scene, scene_seed
+from sifthinker.training.world.shading import GROUND
 from sifthinker.training.world.traces import ExpansionConfig, make_trace, mean_depth
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sifthinker.training.world.render import Box, Render
+from sifthinker.policy.boxes import Box
+from sifthinker.training.world.render import Render
 from sifthinker.training.world.scene import COLORS, SHAPES, SIGN_CHARACTERS, Scene
 
 FAMILIES = ("closer", "farther", "in_front", "behind", "left", "right", "color", "shape", "count", "sign")
