@@ -65,6 +65,8 @@ def _load(name: str, options: dict[str, Any]) -> Policy:
                 "(sifthinker train sft --recipe embedded)."
             )
         return _local(str(EMBEDDED), {"name": "embedded", **options})
+    if not name or name.startswith("openai:") or "://" in name:
+        raise _unknown(name)
     folder = Path(name).expanduser()
     if folder.is_dir():
         if not any((folder / config).is_file() for config in ("config.json", "adapter_config.json")):
@@ -74,7 +76,11 @@ def _load(name: str, options: dict[str, Any]) -> Policy:
         raise PolicyLoadError(f"There is no folder {name}: name a folder that holds a model, or a hub id OWNER/NAME.")
     if _HUB_ID.fullmatch(name):
         return _local(name, options)
-    raise UsageError(f"{name!r} names no policy. Known forms, with an example each:\n  " + "\n  ".join(FORMS))
+    raise _unknown(name)
+
+
+def _unknown(name: str) -> UsageError:
+    return UsageError(f"{name!r} names no policy. Known forms, with an example each:\n  " + "\n  ".join(FORMS))
 
 
 def _is_path(name: str) -> bool:

@@ -30,6 +30,7 @@ def load_weights(
     declared: dict[str, Any],
 ) -> tuple[Any, Any, PolicyProfile]:
     """The model in eval mode, its processor, its profile. Arguments and errors: `LocalPolicy.from_pretrained`."""
+    from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
     checked_profile(
@@ -60,7 +61,7 @@ def load_weights(
             )
         processor = AutoProcessor.from_pretrained(source, **common)
         model = AutoModelForImageTextToText.from_pretrained(source, config=config, **common, **options)
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as error:
         raise PolicyLoadError(_why(source, folder, error)) from error
     _check_processor(source, processor)
     if adapter is not None:
@@ -109,13 +110,14 @@ def _with_adapter(model: Any, adapter: str, *, quantized: bool) -> Any:
     """The model with a peft adapter, merged into its weights where they are not quantised."""
     try:
         from peft import PeftModel
+        from safetensors import SafetensorError
     except ImportError as error:
         raise PolicyLoadError("Loading an adapter needs peft: pip install 'sifthinker[train]'.") from error
     if Path(adapter).is_dir():
         _refuse_pickles(Path(adapter), "adapter_model")
     try:
         adapted = PeftModel.from_pretrained(model, adapter)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise PolicyLoadError(f"The adapter at {adapter} could not be put on the model: {_first(error)}") from error
     return adapted.get_base_model() if quantized else adapted.merge_and_unload()
 
@@ -159,10 +161,10 @@ def _with_resize(profile: PolicyProfile, processor: Any, declared: dict[str, Any
 def _why(source: str, folder: Path, error: Exception) -> str:
     """One sentence for what transformers raised."""
     text = str(error)
-    if folder.is_dir():
-        return f"The folder {source} could not be loaded as an image-text-to-text model: {_first(error)}"
     if "trust_remote_code" in text:
         return f"{source} needs code of its own, which is not run unless you say trust_remote_code=True."
+    if folder.is_dir():
+        return f"The folder {source} could not be loaded as an image-text-to-text model: {_first(error)}"
     if "safetensors" in text and "does not appear to have a file" in text:
         return f"{source} has no safetensors weights; pickled ones are not opened because they can run code."
     if isinstance(error, ImportError):
