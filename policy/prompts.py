@@ -30,6 +30,7 @@ DIRECT_SUFFIX = (
     "\nLook carefully at the image and at the depth image (0 is near, 1 is far), decide, and give the answer alone in "
     "<answer></answer>."
 )
+DIRECT_SUFFIX_NO_DEPTH = "\nLook carefully at the image, decide, and give the answer alone in <answer></answer>."
 
 TOOL_OPEN = "<tool_response>"
 TOOL_CLOSE = "</tool_response>"
@@ -64,14 +65,16 @@ def first_turn(
 
     `focus` asks for a trace (modes internal and tools: the same words); otherwise for the answer alone (direct).
     """
-    suffix = FOCUS_SUFFIX if focus else DIRECT_SUFFIX
-    return message("user", *image_parts(rgb, depth), "\n" + question_text(question, options) + suffix)
+    asked = next_turn(question, options=options, focus=focus, depth_shown=depth is not None)
+    return message("user", *image_parts(rgb, depth), "\n" + asked.text)
 
 
-def next_turn(question: str, *, options: Sequence[str] | None = None, focus: bool = True) -> Message:
-    """A later question about the same image."""
-    suffix = FOCUS_SUFFIX if focus else DIRECT_SUFFIX
-    return message("user", question_text(question, options) + suffix)
+def next_turn(
+    question: str, *, options: Sequence[str] | None = None, focus: bool = True, depth_shown: bool = True
+) -> Message:
+    """A later question about the same image. `depth_shown`: whether the depth picture was shown with it."""
+    direct = DIRECT_SUFFIX if depth_shown else DIRECT_SUFFIX_NO_DEPTH
+    return message("user", question_text(question, options) + (FOCUS_SUFFIX if focus else direct))
 
 
 def tool_reply(looked_at: Sequence[AreaBox], crops: Sequence[Image.Image | None], *, decimals: int = 3) -> Message:

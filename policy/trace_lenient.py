@@ -18,6 +18,8 @@ from sifthinker.policy.trace_strict import parse
 
 MARKUP = re.compile(r"`{3}[a-zA-Z]{0,20}+|</?tool_call>|<\|[a-zA-Z_]{1,40}+\|>")
 """What a model wraps boxes in, and what is left of its chat template: no part of the prose."""
+WHITE = " \t\r\n"
+"""What may stand between the tags."""
 ANSWER_PREFIX = re.compile(
     r"[\s*_#]{0,9}+(?:the\s{1,3})?(?:final\s{1,3})?answer\b[\s*_]{0,9}+(?::|is\b)[\s*_:]{0,9}+", re.I
 )
@@ -68,11 +70,12 @@ def parse_lenient(
     place.check()
     problems = Problems()
     text = cleaned(text, problems)
+    fault: TraceError | None = None
     if place.space == BoxSpace.UNIT:
         try:
             return parse(text, require_depth=False), problems.sentences()
-        except TraceError:
-            pass  # the reading below says what is wrong, in more than its first fault
+        except TraceError as error:
+            fault = error  # the reading below says what is wrong, and not only the first fault
     reading = _read(text, place, problems, whole=True)
     steps = reading.closed()
     if reading.lead:
@@ -85,6 +88,8 @@ def parse_lenient(
         problems.add("No area with a box was found.")
     if not reading.answer:
         problems.add("No answer was found.")
+    if fault and not problems:
+        problems.add(f"The text is not a trace: {fault}.")
     return Trace(steps=steps, answer=reading.answer), problems.sentences()
 
 
@@ -198,7 +203,7 @@ def _read(text: str, place: Place, problems: Problems, *, whole: bool) -> _Readi
         elif piece.kind == "text":
             reading.say(content)
             reading.pending = False
-        elif piece.kind == "prose" and content.strip():
+        elif piece.kind == "prose" and content.strip(WHITE):
             if layout.think_start is not None and piece.end <= layout.think_start:
                 problems.add("There is text before <think>; it was left out.")
                 continue

@@ -182,8 +182,8 @@ def _scan_object(text: str, at: int) -> tuple[RawBox, int]:
         if numbers is None:
             raise TraceError("keys", opened, f"expected the key bbox_2d in the object at {opened}")
         (x1, a), (y1, b), (x2, c), (y2, d) = numbers
-        value, offset = depth or (None, -1)
-        return RawBox((x1, y1, x2, y2), value, opened, (a, b, c, d), offset), end
+        said, offset = depth or (None, -1)
+        return RawBox((x1, y1, x2, y2), said, opened, (a, b, c, d), offset), end
 
 
 def _scan_number(text: str, at: int) -> tuple[float, int, int]:

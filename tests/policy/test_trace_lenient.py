@@ -178,6 +178,12 @@ def test_tags_that_are_missing_misspelt_or_misplaced(text: str) -> None:
     assert problems
 
 
+def test_a_space_that_the_grammar_does_not_know_is_told() -> None:
+    trace, problems = parse_lenient(TRACE.replace("<text>", "\u2028<text>"))
+    assert trace == READ
+    assert problems
+
+
 def test_prose_within_the_thinking_goes_to_the_area_before_it() -> None:
     text = f"<think>Let me see.{AREA}This is a cube.{AREA}<text>And</text> closer.</think><answer>red</answer>"
     trace, problems = parse_lenient(text)
