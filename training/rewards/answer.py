@@ -1,0 +1,193 @@
+"""Answer: is it right? Verified where that is possible, judged where it is not, with a bonus for progress."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from sifthinker.policy import prompts
+from sifthinker.training.rewards.completions import Completion, Reading, column, readings, text_of
+from sifthinker.training.rewards.matching import AnswerKind, Match, match
+from sifthinker.training.rewards.progress import ProgressMemory, boosted, group_means
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a judge is asked."""
+
+    question: str
+    truth: str
+    said: str
+
+
+class Judges(Protocol):
+    """Scores free answers: 0 to 1 each, None where it failed to. `sifthinker.training.rewards.judge.Judge` is one."""
+
+    def __call__(self, cases: Sequence[Case]) -> list[float | None]: ...
+
+
+def answer_reward(
+    completions: Sequence[Completion],
+    answer: Sequence[str],
+    options: Sequence[Sequence[str] | None] | None = None,
+    previous: Sequence[float | None] | None = None,
+    depth: Sequence[Any] | None = None,
+    **columns: Any,
+) -> list[float]:
+    """What the answers are worth, 0 to 1 each, plus the progress bonus: in [0, 2].
+
+    With options an answer must name one of them and nothing besides (see `matching`); without, it is compared as yes or
+    no, as a number, as a text (exactly, else by ANLS), as the truth is. With `previous` s > s_prev earns s − s_prev
+    again.
+
+    Args:
+        completions: texts or lists of messages. One that is not a trace earns 0.
+        answer: the right answers.
+        options: the answers to choose from; a row may be None or empty.
+        previous: of each sample the mean score at its last visit, without its bonus; None before the first.
+        depth: as in `format_reward`.
+        columns: what else TRL hands over.
+
+    Raises:
+        UsageError: a column has another length.
+    """
+    matches = match_answers(completions, answer, options, depth)
+    before = [None] * len(matches) if previous is None else column("previous", previous, len(matches))
+    return [boosted(one.score, last) for one, last in zip(matches, before, strict=True)]
+
+
+class AnswerReward:
+    """The answer reward with what a run adds to it: a memory for the progress bonus, and a judge for free texts.
+
+    A judge decides only where an answer is a free text and not the right one word for word. A row on which it failed
+    gets the mean of its group, which gives it no advantage; see `fill_failed`.
+
+    Args:
+        judge: scores free texts; without one they are compared by ANLS.
+        memory: what the samples earned at their last visit; without one there is no bonus, unless the column
+            `previous` brings it.
+        gather: brings the rows of all processes together (`accelerate.utils.gather_object`): where a group is spread
+            over several, its mean can be had in no other way. Every process must then call the reward.
+
+    A sample is known by its column `id`; without one, by its question, answer, options and boxes.
+    """
+
+    __name__ = "answer_reward"  # what TRL calls it in its logs
+
+    def __init__(
+        self,
+        *,
+        judge: Judges | None = None,
+        memory: ProgressMemory | None = None,
+        gather: Callable[[list[Any]], list[Any]] | None = None,
+    ) -> None:
+        self.judge = judge
+        self.memory = memory
+        self.gather = gather
+
+    def __call__(
+        self,
+        completions: Sequence[Completion],
+        answer: Sequence[str],
+        options: Sequence[Sequence[str] | None] | None = None,
+        previous: Sequence[float | None] | None = None,
+        depth: Sequence[Any] | None = None,
+        **columns: Any,
+    ) -> list[float | None]:
+        """As `answer_reward`; a row is None where the judge failed on its whole group."""
+        count = len(completions)
+        keys = sample_keys(count, answer=answer, options=options, **columns)
+        before = self._before(keys, previous)
+        scores = self._scores(completions, answer, options, depth, columns)
+        rows: list[tuple[str, float | None, float | None]] = [
+            (key, score, None if score is None else boosted(score, last))
+            for key, score, last in zip(keys, scores, before, strict=True)
+        ]
+        everyone = rows if self.gather is None else self.gather(rows)
+        groups = [key for key, _, _ in everyone]
+        if self.memory is not None:
+            self.memory.record(group_means(groups, [score for _, score, _ in everyone]))
+        means = group_means(groups, [reward for _, _, reward in everyone])
+        return [means.get(key) if reward is None else reward for key, _, reward in rows]
+
+    def _before(self, keys: Sequence[str], previous: Sequence[float | None] | None) -> Sequence[float | None]:
+        if previous is not None:
+            return column("previous", previous, len(keys))
+        return [None if self.memory is None else self.memory.previous(key) for key in keys]
+
+    def _scores(
+        self,
+        completions: Sequence[Completion],
+        answer: Sequence[str],
+        options: Sequence[Sequence[str] | None] | None,
+        depth: Sequence[Any] | None,
+        columns: dict[str, Any],
+    ) -> list[float | None]:
+        """What each answer is worth, without a bonus; None where the judge failed."""
+        matches = match_answers(completions, answer, options, depth)
+        scores: list[float | None] = [one.score for one in matches]
+        free = [index for index, one in enumerate(matches) if not one.settled]
+        if self.judge is not None and free:
+            asked = questions(len(matches), **columns)
+            read = readings(completions, depth)
+            cases = [Case(asked[index], answer[index], given_answer(read[index])) for index in free]
+            for index, score in zip(free, self.judge(cases), strict=True):
+                scores[index] = score
+        return scores
+
+
+def match_answers(
+    completions: Sequence[Completion],
+    answer: Sequence[str],
+    options: Sequence[Sequence[str] | None] | None = None,
+    depth: Sequence[Any] | None = None,
+) -> list[Match]:
+    """Each answer against the right one."""
+    count = len(completions)
+    choices = [None] * count if options is None else column("options", options, count)
+    rows = zip(readings(completions, depth), column("answer", answer, count), choices, strict=True)
+    return [match_answer(reading, truth, choice) for reading, truth, choice in rows]
+
+
+def match_answer(reading: Reading, truth: str, options: Sequence[str] | None) -> Match:
+    """The answer of one completion against the right one. What is not a trace has no answer."""
+    if reading.trace is None:
+        kind = AnswerKind.CHOICE if options else AnswerKind.TEXT
+        return Match(0.0, kind, "not a trace, so there is no answer")
+    return match(reading.trace.answer, truth, options)
+
+
+def given_answer(reading: Reading) -> str:
+    """The answer of a trace; empty where there is no trace."""
+    return reading.trace.answer if reading.trace else ""
+
+
+def questions(count: int, **columns: Any) -> list[str]:
+    """The question of each row: the column `question`, else the words of the prompt's last message."""
+    asked = columns.get("question")
+    if asked is not None:
+        return [str(one) for one in column("question", asked, count)]
+    rows = columns.get("prompts")
+    return [""] * count if rows is None else [_question(row) for row in column("prompts", rows, count)]
+
+
+def sample_keys(count: int, **columns: Any) -> list[str]:
+    """What tells the samples of a batch apart: their `id`, or a hash of all that is known of them."""
+    ids = columns.get("id")
+    if ids is not None:
+        return [str(one) for one in column("id", ids, count)]
+    known = [questions(count, **columns)]
+    known += [list(columns[name]) for name in ("answer", "options", "boxes") if columns.get(name) is not None]
+    return [hashlib.sha256(json.dumps(row, default=repr).encode()).hexdigest()[:32] for row in zip(*known, strict=True)]
+
+
+def _question(prompt: Any) -> str:
+    if not isinstance(prompt, str):
+        asked = [turn for turn in prompt if turn.get("role") == "user"][-1:]
+        prompt = text_of([{**turn, "role": "assistant"} for turn in asked])
+    for words in (prompts.FOCUS_SUFFIX, prompts.DIRECT_SUFFIX, prompts.ORIGINAL_IMAGE, prompts.DEPTH_IMAGE):
+        prompt = prompt.replace(words, "")
+    return str(prompt).strip()
