@@ -294,11 +294,11 @@ def _grey(image: Image.Image) -> NDArray[np.float32]:
     """A grey image of 8 or 16 bits as `(H, W)` in [0, 1]."""
     if image.mode.startswith("I"):
         levels = np.asarray(image).astype(np.float32)
-        return levels / (65535 if image.mode != "I" or levels.max() > 255 else 255)
+        return levels / np.float32(65535 if image.mode != "I" or levels.max() > 255 else 255)
     if image.mode not in ("1", "L"):
         channels = np.asarray(image.convert("RGB")).astype(np.int16)
         if np.ptp(channels, axis=2).max() > 8:  # JPEG may tint grey by a little
             raise DepthError(
                 "Expected a grey depth image, got a coloured one, whose colours have no known order: give it in grey."
             )
-    return np.asarray(image.convert("L")).astype(np.float32) / 255
+    return np.asarray(image.convert("L")).astype(np.float32) / np.float32(255)

@@ -10,11 +10,11 @@ import io
 import re
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from PIL import Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 from pydantic import BaseModel, ConfigDict, Field
 
 from sifthinker.policy.errors import ImageError
@@ -161,13 +161,13 @@ def open_checked(data: bytes, limits: ImageLimits) -> tuple[Image.Image, FileFac
         ImageError: a limit is exceeded, or the data is damaged.
     """
     facts = examine(data, limits)
-    decoder = {
+    decoders: dict[Format, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
         "PNG": PngImagePlugin.PngImageFile,
         "JPEG": JpegImagePlugin.JpegImageFile,  # directly, as Image.open would let a JPEG pose as the MPO format
         "WebP": WebPImagePlugin.WebPImageFile,
-    }[facts.format]
+    }
     try:
-        image = decoder(io.BytesIO(data))
+        image = decoders[facts.format](io.BytesIO(data))
         if image.size != facts.size:
             raise ImageError("not_an_image", f"The {facts.format} file names two different sizes: save it anew.")
         image.load()

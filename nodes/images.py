@@ -104,19 +104,20 @@ def load_stored(
     resolver: Resolver | None = None,
 ) -> tuple[Image.Image, list[str]]:
     """As `load_image`, but in the mode in which it is stored (16-bit depth keeps its 16 bits), with the warnings."""
+    notes: list[str] = []
     if isinstance(source, Image.Image):
         check_size(source.size, limits)
         try:
             source.load()
+            frames = getattr(source, "n_frames", 1)
         except DECODER_ERRORS as error:
             raise ImageError("truncated", f"The opened image cannot be decoded ({error}): open it anew.") from error
-        image, notes = source, []
+        image = source
     else:
         image, facts = open_checked(_read(source, limits, allow_urls, resolver), limits)
-        notes = []
         if facts.bits > 8:
             notes.append(f"The image has {facts.bits} bits a channel; 8 are used.")
-    frames = getattr(image, "n_frames", 1)
+        frames = getattr(image, "n_frames", 1)
     if frames > 1:
         notes.append(f"The image is animated; the first of its {frames} frames is used.")
     return _set_upright(image, notes), notes

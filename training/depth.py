@@ -16,7 +16,7 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import numpy as np
 import torch
@@ -109,7 +109,7 @@ def train_depth(
             on_step(step + 1, loss.item())
         if (step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.steps:
             _save_checkpoint(out, step + 1, settings, model, average, optimizer)
-    trained: DepthAnythingV2 = average.module
+    trained = cast(DepthAnythingV2, average.module)
     save_network(trained, out)
     return trained.eval()
 
@@ -139,7 +139,7 @@ def initialise(model: DepthAnythingV2) -> None:
             nn.init.constant_(scale, 0.5)
     with torch.no_grad():
         model.pretrained.pos_embed[:, 1:] = _sines(model.config.grid, model.config.width)
-    last = model.depth_head.scratch["output_conv2"][2]
+    last = cast(nn.Conv2d, model.depth_head.scratch["output_conv2"].get_submodule("2"))
     nn.init.normal_(last.weight, std=0.1 * last.in_channels**-0.5)
     nn.init.constant_(last.bias, 0.5)  # the middle of the range: the final ReLU must not begin closed
 

@@ -40,7 +40,7 @@ def render_scenes(count: int, size: int, seed: int) -> tuple[NDArray[np.uint8], 
     for index in range(count):
         scene = make_scene(scene_seed("train", seed, index))
         rendered = render(scene)
-        rgb[index] = rendered.image.resize((size, size), Image.Resampling.BICUBIC)
+        rgb[index] = np.asarray(rendered.image.resize((size, size), Image.Resampling.BICUBIC))
         depth[index] = np.rint(shrink_depth(rendered.depth, size) * 65535)
         if (index + 1) % 500 == 0:
             log.info("%d of %d scenes rendered in %.0f s", index + 1, count, time.perf_counter() - start)
