@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from sifthinker.agent.config import DepthSource, focus_config
+from sifthinker.agent.focus_agent import FocusAgent
 from sifthinker.agent.graph import create_focus_agent
 from sifthinker.agent.result import FocusResult
 from sifthinker.nodes.context import Mode
 from sifthinker.nodes.events import FocusEvent
-from sifthinker.nodes.images import ImageSource, load_image
+from sifthinker.nodes.images import ImageSource, LoadedImage, load_image
 from sifthinker.policy.base import Policy
 from sifthinker.policy.errors import UsageError
 
@@ -45,12 +46,14 @@ def ask(
     Raises:
         UsageError: wrong use (exit code 2). ImageError, DepthError, PolicyError: it could not be answered (1).
     """
+    if on_event is None:
+        agent, loaded = _prepared(image, question, policy=policy, mode=mode, depth=depth, **settings)
+        return agent.ask(question, image=loaded, options=options or ())
     for part in ask_stream(image, question, options=options, policy=policy, mode=mode, depth=depth, **settings):
         if isinstance(part, FocusResult):
             return part
-        if on_event is not None:
-            on_event(part)
-    raise UsageError("The run paused before its answer: deciding on boxes needs create_focus_agent and a checkpointer.")
+        on_event(part)
+    raise RuntimeError("expected the run to end in a result: no person is asked here")
 
 
 def ask_stream(
@@ -64,16 +67,23 @@ def ask_stream(
     **settings: Any,
 ) -> Iterator[FocusEvent | FocusResult]:
     """`ask`, step by step: the events as they come, then the result. What is cheap to check is checked first."""
+    agent, loaded = _prepared(image, question, policy=policy, mode=mode, depth=depth, **settings)
+    yield from agent.ask_stream(question, image=loaded, options=options or ())
+
+
+async def aask(image: ImageSource, question: str, **arguments: Any) -> FocusResult:
+    """`ask` for asynchronous programs: loading and answering happen in a thread of their own."""
+    return await asyncio.to_thread(ask, image, question, **arguments)
+
+
+def _prepared(
+    image: ImageSource, question: str, *, policy: str | Policy, mode: Mode, depth: DepthSource, **settings: Any
+) -> tuple[FocusAgent, LoadedImage]:
+    """Everything that can be wrong is found before the policy is loaded."""
     if not question.strip():
         raise UsageError("The question is empty: say what you want to know about the image.")
     config = focus_config(mode=mode, **settings)
     if config.interrupt_on_focus:
         raise UsageError("interrupt_on_focus needs a memory to pause in: use create_focus_agent with a checkpointer.")
     loaded = load_image(image, limits=config.limits, allow_urls=config.allow_urls)
-    agent = create_focus_agent(policy, depth=depth, mode=mode, **settings)
-    yield from agent.ask_stream(question, image=loaded.image, options=options or ())
-
-
-async def aask(image: ImageSource, question: str, **arguments: Any) -> FocusResult:
-    """`ask` for asynchronous programs: loading and answering happen in a thread of their own."""
-    return await asyncio.to_thread(ask, image, question, **arguments)
+    return create_focus_agent(policy, depth=depth, mode=mode, **settings), loaded

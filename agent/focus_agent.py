@@ -10,17 +10,17 @@ from typing import Any
 
 from langchain_core.messages import convert_to_messages
 from langchain_core.runnables import RunnableConfig
-from langgraph.graph import MessagesState
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Command, Durability, Interrupt
 
+from sifthinker.agent.config import focus_config
 from sifthinker.agent.result import FocusResult
 from sifthinker.nodes.context import FocusContext, Mode
 from sifthinker.nodes.events import FocusEvent, FocusPaused
-from sifthinker.nodes.images import ImageSource, load_image
-from sifthinker.nodes.person import FocusDecision
-from sifthinker.nodes.questions import intern_images, question_message
-from sifthinker.nodes.state import FocusOutput, FocusState
+from sifthinker.nodes.images import ImageSource, LoadedImage, load_image
+from sifthinker.nodes.person import FocusDecision, read_decision
+from sifthinker.nodes.questions import intern_images, question_message, with_id
+from sifthinker.nodes.state import FocusInput, FocusOutput, FocusState
 from sifthinker.policy.errors import UsageError
 
 Decision = FocusDecision | Mapping[str, Any] | str
@@ -33,7 +33,7 @@ _busy: set[tuple[int, str, str]] = set()
 _busy_lock = threading.Lock()
 
 
-class FocusAgent(CompiledStateGraph[FocusState, FocusContext, MessagesState, FocusOutput]):
+class FocusAgent(CompiledStateGraph[FocusState, FocusContext, FocusInput, FocusOutput]):
     """The focus agent: a compiled LangGraph graph (`invoke`, `stream`, `ainvoke`, `astream`, `batch`, `get_state`, …),
     and `ask` for whoever wants no more than an answer.
 
@@ -92,19 +92,29 @@ class FocusAgent(CompiledStateGraph[FocusState, FocusContext, MessagesState, Foc
 
     # ── questions ──
 
-    def ask(self, question: str, **arguments: Any) -> FocusResult:
-        """Answer a question; the arguments are those of `ask_stream`.
+    def ask(
+        self,
+        question: str,
+        *,
+        image: ImageSource | LoadedImage | None = None,
+        options: Sequence[str] = (),
+        thread_id: str | None = None,
+        mode: Mode | None = None,
+    ) -> FocusResult:
+        """Answer a question; see `ask_stream` for the arguments.
 
         Raises:
             UsageError: the run paused for a person (`interrupt_on_focus`): use `ask_stream` and `resume`.
         """
-        return _finished(self.ask_stream(question, **arguments))
+        context = self._context(mode)
+        given = {"messages": [self._question(question, image, options)]}
+        return _result(self.invoke(given, self._thread(thread_id), context=context), context)
 
     def ask_stream(
         self,
         question: str,
         *,
-        image: ImageSource | None = None,
+        image: ImageSource | LoadedImage | None = None,
         options: Sequence[str] = (),
         thread_id: str | None = None,
         mode: Mode | None = None,
@@ -115,7 +125,7 @@ class FocusAgent(CompiledStateGraph[FocusState, FocusContext, MessagesState, Foc
 
         Args:
             question: the words.
-            image: a path, bytes or a Pillow image; None: the image of the thread's last question.
+            image: a path, bytes, a Pillow image or one already loaded; None: the image of the thread's last question.
             options: the answers to choose from.
             thread_id: the conversation, where there is a checkpointer.
             mode: another mode than the agent's, for this question.
@@ -130,17 +140,19 @@ class FocusAgent(CompiledStateGraph[FocusState, FocusContext, MessagesState, Foc
     def resume(
         self, thread_id: str, decision: Decision | None = None, *, mode: Mode | None = None
     ) -> Iterator[FocusEvent | FocusResult]:
-        """Go on with a run that was killed (no decision) or paused for a person (with a decision)."""
-        if isinstance(decision, FocusDecision):
-            decision = decision.model_dump(mode="json")
-        given = None if decision is None else Command(resume=decision)
+        """Go on with a run that was killed (no decision) or paused for a person (with a decision).
+
+        Raises:
+            UsageError: a decision that cannot be used; the run stays paused.
+        """
+        given = None if decision is None else Command(resume=read_decision(decision).model_dump(mode="json"))
         yield from self._run(given, self._thread(thread_id), self._context(mode))
 
     async def aask(
         self,
         question: str,
         *,
-        image: ImageSource | None = None,
+        image: ImageSource | LoadedImage | None = None,
         options: Sequence[str] = (),
         thread_id: str | None = None,
         mode: Mode | None = None,
@@ -148,10 +160,7 @@ class FocusAgent(CompiledStateGraph[FocusState, FocusContext, MessagesState, Foc
         """`ask` for asynchronous programs: the policy works in a thread of its own meanwhile."""
         context = self._context(mode)
         given = {"messages": [self._question(question, image, options)]}
-        output = await self.ainvoke(given, self._thread(thread_id), context=context)
-        if output.get("result") is None:
-            raise _paused()
-        return FocusResult.from_record(output["result"], context.view(output["result"]["image"]))
+        return _result(await self.ainvoke(given, self._thread(thread_id), context=context), context)
 
     def _run(
         self, given: Any, config: RunnableConfig | None, context: FocusContext
@@ -169,13 +178,15 @@ class FocusAgent(CompiledStateGraph[FocusState, FocusContext, MessagesState, Foc
         if record is not None:
             yield FocusResult.from_record(record, context.view(record["image"]))
 
-    def _question(self, question: str, image: ImageSource | None, options: Sequence[str]) -> Any:
+    def _question(self, question: str, image: ImageSource | LoadedImage | None, options: Sequence[str]) -> Any:
         if not question.strip():
             raise UsageError("The question is empty: say what you want to know about the image.")
         if image is None:
             return question_message(question, options=options)
         config = self.context.config
-        loaded = load_image(image, limits=config.limits, allow_urls=config.allow_urls)
+        loaded = image
+        if not isinstance(loaded, LoadedImage):
+            loaded = load_image(loaded, limits=config.limits, allow_urls=config.allow_urls)
         return question_message(
             question, image=self.context.images.put(loaded.image), options=options, warnings=loaded.warnings
         )
@@ -183,8 +194,6 @@ class FocusAgent(CompiledStateGraph[FocusState, FocusContext, MessagesState, Foc
     def _context(self, mode: Mode | None) -> FocusContext:
         if mode is None:
             return self.context
-        from sifthinker.agent.config import focus_config
-
         return replace(self.context, config=focus_config(**{**dict(self.context.config), "mode": mode}))
 
     def _thread(self, thread_id: str | None) -> RunnableConfig | None:
@@ -202,8 +211,10 @@ class FocusAgent(CompiledStateGraph[FocusState, FocusContext, MessagesState, Foc
             return given
         around = context or self.context
         messages = given["messages"] if isinstance(given["messages"], list) else [given["messages"]]
-        interned = [intern_images(message, around.images, around.config) for message in convert_to_messages(messages)]
-        return {**given, "messages": interned}
+        taken = [
+            with_id(intern_images(message, around.images, around.config)) for message in convert_to_messages(messages)
+        ]
+        return {**given, "messages": taken}
 
     @contextmanager
     def _alone(self, config: RunnableConfig | None) -> Iterator[None]:
@@ -233,12 +244,8 @@ class FocusAgent(CompiledStateGraph[FocusState, FocusContext, MessagesState, Foc
         return {**own, **((config or {}).get("configurable") or {})}
 
 
-def _finished(run: Iterator[FocusEvent | FocusResult]) -> FocusResult:
-    for part in run:
-        if isinstance(part, FocusResult):
-            return part
-    raise _paused()
-
-
-def _paused() -> UsageError:
-    return UsageError("The run waits for a person's decision: use ask_stream, and resume with the decision.")
+def _result(output: dict[str, Any], context: FocusContext) -> FocusResult:
+    record = output.get("result")
+    if record is None:
+        raise UsageError("The run waits for a person's decision: use ask_stream, and resume with the decision.")
+    return FocusResult.from_record(record, context.view(record["image"]))

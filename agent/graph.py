@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from langgraph.checkpoint.base import BaseCheckpointSaver
-from langgraph.graph import END, START, MessagesState, StateGraph
+from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 from langgraph.store.base import BaseStore
 
@@ -27,10 +27,10 @@ from sifthinker.nodes.focus import focus
 from sifthinker.nodes.images import ImageStore
 from sifthinker.nodes.perceive import perceive
 from sifthinker.nodes.reason import reason
-from sifthinker.nodes.state import FocusOutput, FocusState
+from sifthinker.nodes.state import FocusInput, FocusOutput, FocusState
 from sifthinker.policy.base import Policy
 
-FocusGraph = StateGraph[FocusState, FocusContext, MessagesState, FocusOutput]
+FocusGraph = StateGraph[FocusState, FocusContext, FocusInput, FocusOutput]
 Node = Callable[[FocusState, Runtime[FocusContext]], dict[str, Any]]
 
 
@@ -44,7 +44,7 @@ def after_reason(state: FocusState) -> Literal["focus", "reason", "answer"]:
 
 def focus_graph(default: FocusContext | None = None) -> FocusGraph:
     """The graph as a builder. Runs without a `context` of their own take `default`."""
-    graph = FocusGraph(FocusState, context_schema=FocusContext, input_schema=MessagesState, output_schema=FocusOutput)
+    graph = FocusGraph(FocusState, context_schema=FocusContext, input_schema=FocusInput, output_schema=FocusOutput)
     graph.add_node("perceive", _with(default, perceive))
     graph.add_node("reason", _with(default, reason))
     graph.add_node("focus", _with(default, focus))

@@ -69,7 +69,12 @@ def account(look: Look, turns: Sequence[Turn], context: FocusContext) -> tuple[l
                 _looked_at(steps[-1], turn, view, context.config.min_crop_px)
         else:
             reading = read_turn(
-                context.dialect, turn["said"], image_size=view.image.size, mode=look["mode"], final=final
+                context.dialect,
+                turn["said"],
+                image_size=view.image.size,
+                mode=look["mode"],
+                final=final,
+                cut=turn.get("cut", False),
             )
             if look["mode"] != "tools" and reading.steps:
                 steps = []

@@ -105,6 +105,8 @@ class FocusPaused(FocusEvent):
     image: str
     """Hash of the image in the image store."""
     boxes: tuple[AreaBox, ...]
+    problem: str | None = None
+    """Why the decision given before could not be used."""
 
 
 AnyEvent = Annotated[

@@ -23,9 +23,6 @@ def focus(state: FocusState, runtime: Runtime[FocusContext]) -> dict[str, list[T
 
     No crop is taken of a box that covers nearly the whole image, nor again of what a crop has shown: the policy has
     those pixels. When a crop does not fit into the conversation any more, the policy is asked for its answer.
-
-    Raises:
-        UsageError: a person's decision that cannot be used; the run stays paused.
     """
     context, look, turns = runtime.context, the_look(state), state["turns"]
     config, view = context.config, context.view(look["image"])

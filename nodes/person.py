@@ -21,6 +21,8 @@ class FocusRequest(BaseModel):
     """Hash of the image in the image store."""
     boxes: tuple[AreaBox, ...]
     """The boxes that the policy proposes."""
+    problem: str | None = None
+    """Why the decision given before could not be used."""
 
 
 class FocusDecision(BaseModel):
@@ -51,17 +53,27 @@ class FocusDecision(BaseModel):
 def ask_person(request: FocusRequest) -> FocusDecision:
     """Pause the graph until a person has decided; on resuming, the decision.
 
-    Raises:
-        UsageError: it cannot be used; the run stays paused and can be resumed with another.
+    One that cannot be used pauses it again, the request then saying why: LangGraph keeps every answer that was given.
     """
-    given: Any = interrupt(request.model_dump(mode="json"))
+    while True:
+        try:
+            return read_decision(interrupt(request.model_dump(mode="json")))
+        except UsageError as error:
+            request = request.model_copy(update={"problem": str(error)})
+
+
+def read_decision(given: Any) -> FocusDecision:
+    """A decision as a person or a program gives it.
+
+    Raises:
+        UsageError: it cannot be used.
+    """
     try:
         decision = FocusDecision.model_validate({"action": given} if isinstance(given, str) else given)
     except ValidationError as error:
-        problem = error.errors()[0]["msg"]
         raise UsageError(
             'Expected the decision "approve", "reject", or {"action": "edit", "boxes": [[x1, y1, x2, y2], …]}, '
-            f"got {given!r} ({problem})."
+            f"got {given!r} ({error.errors()[0]['msg']})."
         ) from error
     if decision.action == "edit":
         decision.edited()

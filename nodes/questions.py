@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -64,17 +65,23 @@ def question_message(
         extra["options"] = list(options)
     if warnings:
         extra["warnings"] = list(warnings)
-    return HumanMessage(content=content, additional_kwargs={EXTRA: extra} if extra else {})
+    return HumanMessage(content=content, id=_new_id(), additional_kwargs={EXTRA: extra} if extra else {})
 
 
 def answer_message(answer: str, *, image: str, trace: str, policy: str, tokens: Sequence[int]) -> AIMessage:
     """An answer as the graph gives it; the trace goes along, so that a later question can refer to it."""
     return AIMessage(
         content=answer,
+        id=_new_id(),
         additional_kwargs={EXTRA: {"image": image, "trace": trace}},
         response_metadata={"model_name": policy},
         usage_metadata={"input_tokens": tokens[0], "output_tokens": tokens[1], "total_tokens": tokens[0] + tokens[1]},
     )
+
+
+def with_id(message: BaseMessage) -> BaseMessage:
+    """The message with an id: the same one when a checkpoint is read again."""
+    return message if message.id is not None else message.model_copy(update={"id": _new_id()})
 
 
 def intern_images(message: BaseMessage, images: ImageStore, config: FocusConfig) -> BaseMessage:
@@ -103,6 +110,10 @@ def intern_images(message: BaseMessage, images: ImageStore, config: FocusConfig)
         extra["warnings"] = [*extra.get("warnings", []), *warnings]
     kwargs = {**message.additional_kwargs, EXTRA: extra} if extra else message.additional_kwargs
     return HumanMessage(content=content, id=message.id, name=message.name, additional_kwargs=kwargs)
+
+
+def _new_id() -> str:
+    return str(uuid.uuid4())
 
 
 def _source(block: dict[str, Any]) -> bytes | str | None:

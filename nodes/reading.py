@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from sifthinker.policy.boxes import Size
+from sifthinker.policy.boxes import Box, Size
 from sifthinker.policy.dialect import Dialect, TurnMode
 from sifthinker.policy.trace import AreaBox, Step
+
+_ANSWER_END = "</answer>"
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,9 @@ class Reading:
     """Why nothing of use was found."""
 
 
-def read_turn(dialect: Dialect, said: str, *, image_size: Size, mode: TurnMode, final: bool) -> Reading:
+def read_turn(
+    dialect: Dialect, said: str, *, image_size: Size, mode: TurnMode, final: bool, cut: bool = False
+) -> Reading:
     """Read a turn.
 
     Args:
@@ -35,7 +39,17 @@ def read_turn(dialect: Dialect, said: str, *, image_size: Size, mode: TurnMode, 
         image_size: (width, height) of the upright image.
         mode: of the run.
         final: whether the policy had been asked for its answer: areas do not count any more.
+        cut: whether a budget ended the turn: then only an answer in its tags counts, not words that read like one.
     """
+    if not said:
+        return Reading(problems=("The turn is empty.",))
+    reading = _read(dialect, said, image_size, mode, final)
+    if cut and not final and reading.answer and _ANSWER_END not in said:
+        return replace(reading, answer="")
+    return reading
+
+
+def _read(dialect: Dialect, said: str, image_size: Size, mode: TurnMode, final: bool) -> Reading:
     if mode == "tools":
         span = dialect.read_span(said, image_size=image_size)
         if span.answer or not final:
@@ -48,4 +62,7 @@ def read_turn(dialect: Dialect, said: str, *, image_size: Size, mode: TurnMode, 
 
 def distinct(boxes: Sequence[AreaBox]) -> tuple[AreaBox, ...]:
     """The boxes of an area without repetitions, in order."""
-    return tuple({box.bbox_2d: box for box in reversed(boxes)}.values())[::-1]
+    first: dict[Box, AreaBox] = {}
+    for box in boxes:
+        first.setdefault(box.bbox_2d, box)
+    return tuple(first.values())

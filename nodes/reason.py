@@ -42,7 +42,12 @@ def reason(state: FocusState, runtime: Runtime[FocusContext]) -> dict[str, list[
     teller = _Teller(runtime.stream_writer, context.policy.profile, view.image.size, step=named_so_far(turns))
 
     turn, over = _call(state, context, before, final=final, teller=teller)
-    reading = read_turn(context.dialect, turn["said"], image_size=view.image.size, mode=look["mode"], final=final)
+    cut = over is not None
+    reading = read_turn(
+        context.dialect, turn["said"], image_size=view.image.size, mode=look["mode"], final=final, cut=cut
+    )
+    if cut:
+        turn["cut"] = True
     teller.tell(reading)
     warnings = [*turn.get("warnings", ()), *reading.warnings]
     turn["then"] = "focus" if reading.boxes else "answer"
@@ -146,7 +151,9 @@ class _Teller:
         self._stream = None
         if profile.dialect == "sif":
             self._stream = TraceStream(
-                space=profile.box_space, image_size=image_size, resized_size=profile.resized_size(image_size)
+                space=profile.box_space,
+                image_size=profile.shown_size(image_size),
+                resized_size=profile.resized_size(image_size),
             )
 
     def heard(self, piece: str) -> None:

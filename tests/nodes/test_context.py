@@ -1,0 +1,69 @@
+"""Views remember depth and crops, within bounds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+from scripted import ScriptedPolicy
+
+from sifthinker.nodes.context import FocusConfig, FocusContext, View, Views
+from sifthinker.nodes.depth import DepthMap
+from sifthinker.nodes.images import MemoryImageStore
+from sifthinker.policy.errors import ImageError
+
+
+class CountingDepth:
+    name = "counting"
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def predict(self, image: Image.Image) -> DepthMap:
+        self.calls += 1
+        return DepthMap(np.full((image.height, image.width), 0.5, np.float32), source=self.name)
+
+
+def picture(shade: int = 0) -> Image.Image:
+    return Image.new("RGB", (64, 48), (shade, shade, shade))
+
+
+def test_the_depth_of_an_image_is_estimated_once():
+    depth = CountingDepth()
+    context = FocusContext(policy=ScriptedPolicy(""), depth=depth)
+    sha256 = context.images.put(picture())
+    assert context.view(sha256) is context.view(sha256)
+    assert depth.calls == 1
+
+
+def test_two_estimators_do_not_share_a_view():
+    images, views = MemoryImageStore(), Views()
+    sha256 = images.put(picture())
+    assert views.open(sha256, images, CountingDepth()).depth is not None
+    assert views.open(sha256, images, None).depth is None
+
+
+def test_only_the_last_views_are_remembered():
+    images, views, depth = MemoryImageStore(), Views(max_views=2), CountingDepth()
+    for shade in (0, 1, 2, 2, 1, 0):
+        views.open(images.put(picture(shade)), images, depth)
+    assert depth.calls == 4
+
+
+def test_an_image_that_is_not_stored_is_missing():
+    with pytest.raises(ImageError, match="stored"):
+        FocusContext(policy=ScriptedPolicy("")).view("f" * 64)
+
+
+def test_a_crop_is_cut_once_and_forgotten_when_there_are_many():
+    view = View(picture(), None, max_crops=1)
+    first = view.crop((0, 0, 0.5, 0.5), min_px=16)
+    assert view.crop((0, 0, 0.5, 0.5), min_px=16)[0] is first[0]
+    view.crop((0.5, 0.5, 1, 1), min_px=16)
+    assert view.crop((0, 0, 0.5, 0.5), min_px=16)[0] is not first[0]
+
+
+def test_the_defaults_are_the_documented_limits():
+    config = FocusConfig()
+    assert (config.mode, config.max_steps, config.max_boxes, config.max_images) == ("tools", 8, 4, 16)
+    assert (config.deadline_s, config.call_timeout_s, config.max_completion_bytes) == (300, 60, 32768)
