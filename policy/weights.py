@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import torch
 
@@ -43,6 +46,8 @@ def load_weights(
         folder = Path(source)
     if folder.is_dir():
         _refuse_pickles(folder, "model")
+    else:
+        _require_hub(source)
     device = device or _best_device()
     torch_dtype = _dtype(dtype, device)
     common = {"revision": revision or "main", "trust_remote_code": trust_remote_code}
@@ -74,6 +79,23 @@ def load_weights(
     elif name:
         profile = profile.model_copy(update={"name": name})
     return model.eval(), processor, with_known_resize(_with_resize(profile, processor, declared))
+
+
+def _require_hub(source: str) -> None:
+    """Fail at once where the hub cannot be reached: its client tries again and again for over a minute."""
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    cached = isinstance(try_to_load_from_cache(source, "config.json"), str)
+    if cached or constants.HF_HUB_OFFLINE or any(getproxies().get(kind) for kind in ("https", "all")):
+        return
+    hub = urlsplit(constants.ENDPOINT)
+    try:
+        socket.create_connection((hub.hostname or "", hub.port or 443), timeout=10.0).close()
+    except OSError as error:
+        raise PolicyLoadError(
+            f"{source} is not on this machine, and the hub at {hub.hostname} cannot be reached ({error}): name a local "
+            "folder, or try again with a network."
+        ) from error
 
 
 def _best_device() -> str:

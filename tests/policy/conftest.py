@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -70,6 +71,26 @@ def asked() -> Callable[..., list[Message]]:
 def picture() -> Callable[..., Image.Image]:
     """A picture of noise: `picture((w, h), mark)`."""
     return noise
+
+
+@pytest.fixture(scope="session")
+def stub() -> ModuleType:
+    """The module of the stub server: `stub.stream("text")` and the other acts."""
+    return _beside("stub_server")
+
+
+@pytest.fixture
+def serve(stub: ModuleType) -> Iterator[Callable[..., Any]]:
+    """Starts stub servers that answer with the given acts, and stops them at the end."""
+    servers: list[Any] = []
+
+    def start(*acts: Any) -> Any:
+        servers.append(stub.StubServer(*acts))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.close()
 
 
 def noise(size: tuple[int, int] = (90, 70), mark: int = 0) -> Image.Image:
