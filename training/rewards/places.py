@@ -55,7 +55,7 @@ def place(pred: tuple[Box, ...], true: tuple[Box, ...]) -> Placement:
         return Placement(1, 1, overlap, (Pair(0, 0, overlap),))
     table = pairwise_iou(pred, true)
     pairs = tuple([Pair(row, column, float(table[row, column])) for row, column in best_matching(table)])
-    return Placement(len(pred), len(true), union_iou(pred, true), pairs)
+    return Placement(len(pred), len(true), float(union_iou(pred, true)), pairs)
 
 
 def place_area(pred: tuple[Box, ...], true: tuple[Box, ...]) -> Placement:

@@ -195,7 +195,7 @@ def _hiou(pred: Sequence[Any], true: tuple[Box, ...]) -> float:
     covered = [box for box in pred if not _is_empty(box)]
     if any(not isinstance(number, (int, float)) or not math.isfinite(number) for box in covered for number in box):
         raise ValueError("not a box")
-    union = 1.0 if not covered and not true else union_iou(covered, true)
+    union = 1.0 if not covered and not true else float(union_iou(covered, true))
     if not pred or not true:
         return (union + float(not pred and not true)) / 2
     table = pairwise_iou([[float(number) for number in box] for box in pred], true)
