@@ -25,7 +25,7 @@ from sifthinker.policy.profiles import (
     profile_of_folder,
     with_known_resize,
 )
-from sifthinker.policy.remote_stream import BrokenStream, read_reply
+from sifthinker.policy.remote_stream import BrokenStream, ReportedError, read_reply
 from sifthinker.policy.remote_wire import conversation, endpoint, retry_after, shown_url
 
 logger = logging.getLogger(__name__)
@@ -98,6 +98,7 @@ class RemotePolicy:
         self._extra_body = dict(extra_body or {})
         self._token_limit_field = token_limit_field
         self._read_timeout = read_timeout
+        self._sends_stop = True
         self._slots = threading.BoundedSemaphore(max_concurrent)
         self._api_key = api_key if api_key is not None else os.environ.get("OPENAI_API_KEY")
         self._client = httpx.Client(
@@ -147,7 +148,6 @@ class RemotePolicy:
             "temperature": temperature,
             "stream": True,
             "stream_options": {"include_usage": True},
-            **({"stop": list(stop)} if stop else {}),
             **({"seed": seed} if seed is not None else {}),
             **({"logprobs": True} if self._logprobs else {}),
             **self._extra_body,
@@ -243,6 +243,8 @@ class RemotePolicy:
         left = deadline - time.monotonic()
         if left <= 0:
             raise httpx.ReadTimeout("no time left")
+        if stop and self._sends_stop:
+            body = {**body, "stop": list(stop)}
         timeout = httpx.Timeout(min(self._read_timeout, left), connect=min(self._client.timeout.connect or left, left))
         with self._client.stream("POST", self.url, json=body, timeout=timeout) as response:
             status = response.status_code
@@ -250,7 +252,13 @@ class RemotePolicy:
                 raise _Busy(status, retry_after(response))
             if status != 200:
                 raise self._refusal(status, response)
-            return read_reply(response, stop, deadline, on_text)
+            try:
+                return read_reply(response, stop, deadline, on_text)
+            except ReportedError:
+                # Some servers fail on stop strings for image models (`transformers serve` 5.23): the next attempt goes
+                # without, and the answer is cut here.
+                self._sends_stop = self._sends_stop and not stop
+                raise
 
     def _refusal(self, status: int, response: httpx.Response) -> PolicyError:
         if status in (401, 403):

@@ -24,6 +24,10 @@ class BrokenStream(Exception):
     """The reply ended too early or is no reply. The message says how, without its content."""
 
 
+class ReportedError(BrokenStream):
+    """The server began to answer and then reported an error of its own."""
+
+
 @dataclass
 class _Reply:
     """A reply while it comes in."""
@@ -51,7 +55,7 @@ class _Reply:
     def take(self, event: dict[str, Any]) -> None:
         """Take what one event (or the whole reply) says."""
         if "error" in event:
-            raise BrokenStream("it reported an error")
+            raise ReportedError("it reported an error")
         if isinstance(event.get("usage"), dict):
             self.usage = event["usage"]
         for choice in (event.get("choices") or [])[:1]:

@@ -234,6 +234,15 @@ def test_a_stop_string_that_the_server_names_is_given_back(serve: Serve, stub: M
     assert policy(server).generate(HELLO, stop=["END"]).text == "so farEND"
 
 
+def test_a_server_that_fails_on_stop_strings_is_asked_without_and_cut_here(serve: Serve, stub: ModuleType) -> None:
+    failed = stub.stream(lines=['data: {"error": "no stop strings here"}'], finish=None, done=False)
+    server = serve(failed, stub.stream("<area>[1]</area>", " and more"), stub.stream("<area>[2]</area>", " and more"))
+    remote = policy(server)
+    assert remote.generate(HELLO, stop=STOPS).text == "<area>[1]</area>"
+    assert remote.generate(HELLO, stop=STOPS).text == "<area>[2]</area>"
+    assert [request.get("stop") for request in server.requests] == [list(STOPS), None, None]
+
+
 def test_a_cut_at_the_budget_gets_no_stop_string(serve: Serve, stub: ModuleType) -> None:
     completion = policy(serve(stub.stream("<area>[1", finish="length"))).generate(HELLO, stop=STOPS)
     assert (completion.text, completion.finish_reason, completion.stop_string) == ("<area>[1", "length", None)

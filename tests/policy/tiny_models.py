@@ -199,6 +199,11 @@ def _save(folder: Path, model: torch.nn.Module, processor: object) -> Path:
         for name, parameter in model.named_parameters():
             if parameter.ndim >= 2:
                 parameter.normal_(0.0, (0.3 if "embed_tokens" in name else 1.0) / parameter.shape[-1] ** 0.5)
+        # Only printable characters are ever the likeliest: what the models say can be read and compared as text.
+        tokens = processor.tokenizer.convert_ids_to_tokens(range(len(processor.tokenizer)))
+        silent = [index for index, token in enumerate(tokens) if len(token) > 1 or not "!" <= token <= "~"]
+        model.get_input_embeddings().weight[silent] *= 0.01
+        model.get_output_embeddings().weight[silent] = model.get_input_embeddings().weight[silent]
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
