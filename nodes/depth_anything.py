@@ -166,7 +166,8 @@ class DepthAnythingV2(nn.Module):
     def _positions(self, h: int, w: int) -> Tensor:
         """Position embedding (1, 1 + h·w, C) of a token grid.
 
-        Interpolated as DINOv2 does, bicubic without antialiasing; timm's own way differs off the trained grid.
+        Interpolated as transformers does, bicubic without antialiasing; timm's own way differs off the trained grid.
+        (The original code adds 0.1 patches to the new grid's edge before it takes the scale; transformers does not.)
         """
         embedding: Tensor = self.pretrained.pos_embed
         grid = self.config.grid

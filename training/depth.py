@@ -141,7 +141,7 @@ def initialise(model: DepthAnythingV2) -> None:
         model.pretrained.pos_embed[:, 1:] = _sines(model.config.grid, model.config.width)
     last = cast(nn.Conv2d, model.depth_head.scratch["output_conv2"].get_submodule("2"))
     nn.init.normal_(last.weight, std=0.1 * last.in_channels**-0.5)
-    nn.init.constant_(last.bias, 0.5)  # the middle of the range: the final ReLU must not begin closed
+    nn.init.constant_(cast(Tensor, last.bias), 0.5)  # the middle of the range: the final ReLU must not begin closed
 
 
 def save_network(model: DepthAnythingV2, folder: str | Path) -> None:
