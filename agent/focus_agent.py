@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from langchain_core.messages import convert_to_messages
+from langchain_core.messages import HumanMessage, convert_to_messages
 from langchain_core.runnables import RunnableConfig
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Command, Durability, Interrupt
@@ -56,7 +56,7 @@ class FocusAgent(CompiledStateGraph[FocusState, FocusContext, FocusInput, FocusO
 
     # ── LangGraph's interface ──
 
-    def stream(  # type: ignore[override]
+    def stream(
         self,
         input: Any,
         config: RunnableConfig | None = None,
@@ -72,7 +72,7 @@ class FocusAgent(CompiledStateGraph[FocusState, FocusContext, FocusInput, FocusO
                 given, config, context=context, durability=self._durability(config, durability), **kwargs
             )
 
-    async def astream(  # type: ignore[override]
+    async def astream(
         self,
         input: Any,
         config: RunnableConfig | None = None,
@@ -107,7 +107,7 @@ class FocusAgent(CompiledStateGraph[FocusState, FocusContext, FocusInput, FocusO
             UsageError: the run paused for a person (`interrupt_on_focus`): use `ask_stream` and `resume`.
         """
         context = self._context(mode)
-        given = {"messages": [self._question(question, image, options)]}
+        given = FocusInput(messages=[self._question(question, image, options)])
         return _result(self.invoke(given, self._thread(thread_id), context=context), context)
 
     def ask_stream(
@@ -134,7 +134,7 @@ class FocusAgent(CompiledStateGraph[FocusState, FocusContext, FocusInput, FocusO
             UsageError: an empty question, no image, a thread that is missing or busy. ImageError, PolicyError, …
         """
         context = self._context(mode)
-        given = {"messages": [self._question(question, image, options)]}
+        given = FocusInput(messages=[self._question(question, image, options)])
         yield from self._run(given, self._thread(thread_id), context)
 
     def resume(
@@ -145,7 +145,7 @@ class FocusAgent(CompiledStateGraph[FocusState, FocusContext, FocusInput, FocusO
         Raises:
             UsageError: a decision that cannot be used; the run stays paused.
         """
-        given = None if decision is None else Command(resume=read_decision(decision).model_dump(mode="json"))
+        given: Any = None if decision is None else Command(resume=read_decision(decision).model_dump(mode="json"))
         yield from self._run(given, self._thread(thread_id), self._context(mode))
 
     async def aask(
@@ -159,7 +159,7 @@ class FocusAgent(CompiledStateGraph[FocusState, FocusContext, FocusInput, FocusO
     ) -> FocusResult:
         """`ask` for asynchronous programs: the policy works in a thread of its own meanwhile."""
         context = self._context(mode)
-        given = {"messages": [self._question(question, image, options)]}
+        given = FocusInput(messages=[self._question(question, image, options)])
         return _result(await self.ainvoke(given, self._thread(thread_id), context=context), context)
 
     def _run(
@@ -178,7 +178,7 @@ class FocusAgent(CompiledStateGraph[FocusState, FocusContext, FocusInput, FocusO
         if record is not None:
             yield FocusResult.from_record(record, context.view(record["image"]))
 
-    def _question(self, question: str, image: ImageSource | LoadedImage | None, options: Sequence[str]) -> Any:
+    def _question(self, question: str, image: ImageSource | LoadedImage | None, options: Sequence[str]) -> HumanMessage:
         if not question.strip():
             raise UsageError("The question is empty: say what you want to know about the image.")
         if image is None:

@@ -12,7 +12,7 @@ or said nothing of use, is asked once more (↺). `answer` gives the account. Mo
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph import END, START, StateGraph
@@ -32,6 +32,12 @@ from sifthinker.policy.base import Policy
 
 FocusGraph = StateGraph[FocusState, FocusContext, FocusInput, FocusOutput]
 Node = Callable[[FocusState, Runtime[FocusContext]], dict[str, Any]]
+
+
+class BoundNode(Protocol):
+    """A node as LangGraph calls it."""
+
+    def __call__(self, state: FocusState, *, runtime: Runtime[FocusContext]) -> dict[str, Any]: ...
 
 
 def after_reason(state: FocusState) -> Literal["focus", "reason", "answer"]:
@@ -108,10 +114,10 @@ def create_focus_agent(
     return FocusAgent.of(compiled, context)
 
 
-def _with(default: FocusContext | None, node: Node) -> Node:
+def _with(default: FocusContext | None, node: Node) -> BoundNode:
     """The node with the default context where the run brings none, or one of another graph."""
 
-    def bound(state: FocusState, runtime: Runtime[FocusContext]) -> dict[str, Any]:
+    def bound(state: FocusState, *, runtime: Runtime[FocusContext]) -> dict[str, Any]:
         if not isinstance(runtime.context, FocusContext) and default is not None:
             runtime = runtime.override(context=default)
         return node(state, runtime)

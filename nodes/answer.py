@@ -9,7 +9,7 @@ from typing import Any
 
 from langgraph.runtime import Runtime
 
-from sifthinker.nodes.context import FocusContext, View
+from sifthinker.nodes.context import FocusContext, Mode, View
 from sifthinker.nodes.conversation import policy_turns, said_so_far, the_look
 from sifthinker.nodes.events import AnswerGiven, Warned
 from sifthinker.nodes.questions import answer_message
@@ -109,7 +109,7 @@ def _is_valid(trace: str, look: Look, turns: Sequence[Turn], view: View, context
     """Whether everything that the policy said, joined, keeps strictly to what was asked of it, unprompted."""
     if any(turn["kind"] == "ask" for turn in turns):
         return False
-    mode = "direct" if look["mode"] == "direct" else "internal"
+    mode: Mode = "direct" if look["mode"] == "direct" else "internal"
     return context.dialect.read_completion(trace, image_size=view.image.size, mode=mode).valid
 
 

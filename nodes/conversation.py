@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import cast
 
 from PIL import Image
 
@@ -128,12 +127,12 @@ def the_look(state: FocusState) -> Look:
 
 def policy_turns(turns: Iterable[Turn]) -> list[PolicyTurn]:
     """The calls of the policy, in order."""
-    return [cast(PolicyTurn, turn) for turn in turns if turn["kind"] == "policy"]
+    return [turn for turn in turns if turn["kind"] == "policy"]
 
 
 def focus_turns(turns: Iterable[Turn]) -> list[FocusTurn]:
     """The replies of the focus node, in order."""
-    return [cast(FocusTurn, turn) for turn in turns if turn["kind"] == "focus"]
+    return [turn for turn in turns if turn["kind"] == "focus"]
 
 
 def said_so_far(turns: Iterable[Turn]) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from langchain_core.messages import AIMessage, AnyMessage, BaseMessage, HumanMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
 from sifthinker.nodes.context import FocusConfig
 from sifthinker.nodes.images import ImageStore, load_image
@@ -144,7 +144,7 @@ def _decoded(text: str) -> bytes:
         raise ImageError("not_an_image", "The base64 of the message's image block cannot be decoded.") from error
 
 
-def read_question(messages: Sequence[AnyMessage]) -> Question:
+def read_question(messages: Sequence[BaseMessage]) -> Question:
     """The question of the last human message, about its image or else the last one before it.
 
     Raises:
@@ -181,7 +181,7 @@ def image_ids(message: BaseMessage) -> list[str]:
     ]
 
 
-def earlier_questions(messages: Sequence[AnyMessage], image: str, *, limit: int) -> list[Earlier]:
+def earlier_questions(messages: Sequence[BaseMessage], image: str, *, limit: int) -> list[Earlier]:
     """The last `limit` questions about an image that this graph answered, oldest first.
 
     Messages of other agents, and questions about other images, are passed over.

@@ -147,7 +147,7 @@ Turns = Annotated[list[Turn], DeltaChannel(fold_turns)]
 class FocusInput(MessagesState):
     """What a run of the graph takes: the conversation, ending in a question (see `question_message`)."""
 
-    messages: Conversation  # type: ignore[misc]
+    messages: Conversation
 
 
 class FocusOutput(FocusInput):
