@@ -16,6 +16,7 @@ TOLERANCE = 0.1
 """A depth may be off by this share of the measured mean, …"""
 FLOOR = 0.1
 """… or of this depth where the mean is smaller: a hundredth is always allowed, or two decimals could not say it."""
+_ROUNDING = 1e-6  # of maps in float32: a depth on the very edge of the tolerance is right
 PLACE_IOU = 0.5
 """A box is in a right place when it overlaps the true box that it is matched with by this IoU."""
 
@@ -36,7 +37,7 @@ class SaidDepth:
     @property
     def right(self) -> bool:
         """Whether it is within the tolerance."""
-        return abs(self.said - self.measured) <= self.allowed + 1e-9
+        return abs(self.said - self.measured) <= self.allowed + _ROUNDING
 
 
 @dataclass(frozen=True)

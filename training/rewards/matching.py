@@ -14,7 +14,7 @@ from fractions import Fraction
 from functools import lru_cache
 
 _OPENING, _CLOSING = " \"'`“”‘’«»([{*_", " \"'`“”‘’«»)]}*_.,;:!?"
-_ARTICLE = re.compile(r"(?:a|an|the) (?=\S)")
+_ARTICLE = re.compile(r"^(?:a|an|the) (?=[^\W\d_]{2})")  # before a word, not before a letter: "a b" names two options
 _LABEL = re.compile(r"\(?([a-z])[).:] ?(.*)", re.DOTALL)
 _NUMBER = re.compile(r"([-+]?)\$?((?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)?(?:\.[0-9]+)?)%?")
 _WORDS = (
@@ -76,7 +76,7 @@ def match(said: str, truth: str, options: Sequence[str] | None = None) -> Match:
 def normalise(text: str) -> str:
     """A text for comparing: case folded, white space collapsed, without quotes, end punctuation and leading article."""
     folded = " ".join(unicodedata.normalize("NFC", text).casefold().split())
-    trimmed = _ARTICLE.sub("", folded.lstrip(_OPENING).rstrip(_CLOSING), count=1) if folded else ""
+    trimmed = _ARTICLE.sub("", folded.lstrip(_OPENING).rstrip(_CLOSING))
     return trimmed or folded
 
 
