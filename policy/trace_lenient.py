@@ -18,6 +18,8 @@ from sifthinker.policy.trace_strict import parse
 
 MARKUP = re.compile(r"`{3}[a-zA-Z]{0,20}+|</?tool_call>|<\|[a-zA-Z_]{1,40}+\|>")
 """What a model wraps boxes in, and what is left of its chat template: no part of the prose."""
+MOST_AREAS = 1000
+"""Areas that are recovered from one text: a flood of them is of no use to anyone."""
 WHITE = " \t\r\n"
 """What may stand between the tags."""
 ANSWER_PREFIX = re.compile(
@@ -197,8 +199,9 @@ def _read(text: str, place: Place, problems: Problems, *, whole: bool) -> _Readi
     for piece in layout.pieces:
         content = text[piece.start : piece.end]
         if piece.kind == "area":
-            if areas[piece.start].boxes:
-                reading.steps.append((areas[piece.start], []))
+            found = areas.get(piece.start)
+            if found and found.boxes:
+                reading.steps.append((found, []))
                 reading.pending = True
         elif piece.kind == "text":
             reading.say(content)
@@ -210,8 +213,10 @@ def _read(text: str, place: Place, problems: Problems, *, whole: bool) -> _Readi
             problems.add("There is text outside the tags.")
             outside = piece.start >= think_end
             groups = find_groups(text, piece.start, piece.end) if mine else []
+            if len(groups) > MOST_AREAS - len(reading.steps):
+                problems.add(f"There are more than {MOST_AREAS} areas; the rest was left out.")
             at = piece.start
-            for start, end, quads in groups:
+            for start, end, quads in groups[: MOST_AREAS - len(reading.steps)]:
                 _prose(reading, after, text[at:start], outside=outside, thought=thought)
                 found = read_quads(text, quads, start, end, place, problems, f"Area {len(reading.steps) + 1}")
                 if found.boxes:
@@ -251,6 +256,9 @@ def _answer_from(after: list[str], reading: _Reading, problems: Problems, *, tho
 def _read_areas(text: str, layout: Layout, place: Place, problems: Problems) -> dict[int, Found]:
     """The boxes of each area piece, by where it starts."""
     areas = [piece for piece in layout.pieces if piece.kind == "area"]
+    if len(areas) > MOST_AREAS:
+        problems.add(f"There are more than {MOST_AREAS} areas; the rest was left out.")
+        areas = areas[:MOST_AREAS]
     return {
         piece.start: read_area(text, piece.start, piece.end, place, problems, f"Area {index}")
         for index, piece in enumerate(areas, 1)

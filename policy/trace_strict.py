@@ -182,8 +182,8 @@ def _scan_object(text: str, at: int) -> tuple[RawBox, int]:
         if numbers is None:
             raise TraceError("keys", opened, f"expected the key bbox_2d in the object at {opened}")
         (x1, a), (y1, b), (x2, c), (y2, d) = numbers
-        said, offset = depth or (None, -1)
-        return RawBox((x1, y1, x2, y2), said, opened, (a, b, c, d), offset), end
+        said = depth[0] if depth else None
+        return RawBox((x1, y1, x2, y2), said, opened, (a, b, c, d), depth[1] if depth else -1), end
 
 
 def _scan_number(text: str, at: int) -> tuple[float, int, int]:

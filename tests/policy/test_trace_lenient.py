@@ -285,6 +285,15 @@ def test_a_flood_of_problems_is_cut_short() -> None:
     assert problems[-1].startswith("There were ")
 
 
+def test_a_flood_of_areas_is_cut_short_unless_the_trace_is_proper() -> None:
+    for flood in ("<area>[[0.1,0.2,0.3,0.4]]</area>" * 1500, "[0.1,0.2,0.3,0.4] and " * 1500):
+        trace, problems = parse_lenient(flood)
+        assert len(trace.steps) == 1000
+        assert any("more than 1000 areas" in problem for problem in problems)
+    proper = TRACE.replace(AREA, f"{AREA}<text></text>" * 1500 + AREA)
+    assert parse_lenient(proper) == (parse(proper), [])
+
+
 # One turn of tool mode
 
 
