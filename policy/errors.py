@@ -5,6 +5,7 @@
     ├── ImageError            an image that is refused, with a reason code
     ├── TraceError            text that is not a trace, with a reason code and the offset
     ├── DepthError            a depth source that cannot be used
+    ├── DataError             training data that cannot be read, written or trusted
     └── PolicyError           the policy could not be loaded or did not answer
         ├── PolicyLoadError       nothing usable at the given name, folder or address
         ├── PolicyTimeout         it took longer than it was given
@@ -51,6 +52,10 @@ class TraceError(SifthinkerError):
 
 class DepthError(SifthinkerError):
     """A depth map, depth image or depth model that cannot be used."""
+
+
+class DataError(SifthinkerError):
+    """Training data that cannot be read, written or trusted."""
 
 
 class PolicyError(SifthinkerError):

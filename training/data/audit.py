@@ -1,0 +1,143 @@
+"""Are the boxes of a source in the space that is declared for it?
+
+Three kinds of evidence, none of which decides for the reader; the space stays the declared one:
+
+- read in the declared space the boxes must lie in their images and be of a visible size;
+- where a row says its boxes a second time in pixels (Visual-CoT does), the two must agree;
+- shares of width and height reach into every part of an image, shares of the padded square never into the padding: when
+  boxes declared as the former keep to the part that the latter can reach, they are the latter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+
+from pydantic import BaseModel, Field
+
+from sifthinker.policy.boxes import BoxSpace, Size, hull, iou, to_unit
+from sifthinker.training.data.make import Refusal, opened
+from sifthinker.training.data.samples import SourceSample
+from sifthinker.training.data.sources import Source
+
+SPACES = (BoxSpace.UNIT, BoxSpace.PERMILLE, BoxSpace.PIXEL, BoxSpace.PADDED_SQUARE)
+MIN_PLAUSIBLE = 0.98
+"""Share of the boxes that must lie in their image, at a visible size."""
+MIN_AGREEMENT = 0.9
+"""Mean IoU with what a row says a second time."""
+MIN_NOT_SQUARE = 30
+"""Images that the third kind of evidence needs, …"""
+PADDING = 0.06
+"""… each with at least this share of padding on either side."""
+_SLACK = 0.01
+_VISIBLE = 0.004
+
+
+class Audit(BaseModel):
+    """What was found about the boxes of a source."""
+
+    kind: str
+    file: str
+    declared: list[BoxSpace] = Field(description="Of the samples looked at, as the reader declares them.")
+    samples: int = 0
+    without_image: int = 0
+    not_square: int = Field(default=0, description="Images with enough padding to tell the spaces apart.")
+    plausible: dict[BoxSpace, float] = Field(default_factory=dict, description="Share of boxes inside, by space.")
+    agreement: dict[BoxSpace, float] = Field(
+        default_factory=dict, description="Mean IoU with the second statement, by space; empty where there is none."
+    )
+    in_band: float | None = Field(default=None, description="Share of boxes that the padded square can reach.")
+    problems: list[str] = Field(default_factory=list)
+
+
+@dataclass
+class _Tally:
+    boxes: int = 0
+    inside: dict[BoxSpace, int] = field(default_factory=lambda: dict.fromkeys(SPACES, 0))
+    pairs: int = 0
+    overlap: dict[BoxSpace, float] = field(default_factory=lambda: dict.fromkeys(SPACES, 0.0))
+    tall_or_wide: int = 0
+    in_band: int = 0
+    band_boxes: int = 0
+
+    def add(self, sample: SourceSample, size: Size) -> None:
+        told_size = sample.annotated_size or size
+        self.boxes += len(sample.boxes)
+        for space in SPACES:
+            boxes = to_unit(sample.boxes, space, image_size=told_size)
+            self.inside[space] += sum(_plausible(box) for box in boxes)
+            if sample.witness:
+                self.overlap[space] += iou(hull(boxes), hull(to_unit(sample.witness, BoxSpace.PIXEL, image_size=size)))
+        self.pairs += bool(sample.witness)
+        padding = 0.5 - min(size) / max(size) / 2
+        if padding >= PADDING and sample.space is BoxSpace.UNIT:
+            axis = 1 if size[0] > size[1] else 0
+            self.tall_or_wide += 1
+            self.band_boxes += len(sample.boxes)
+            self.in_band += sum(
+                padding - _SLACK <= box[axis] and box[axis + 2] <= 1 - padding + _SLACK for box in sample.boxes
+            )
+
+
+def audit(source: Source, *, limit: int = 500) -> Audit:
+    """Look at the boxes of the first samples of a source, in every space, with their images.
+
+    Raises:
+        UsageError: the source's file cannot be read.
+    """
+    tally = _Tally()
+    declared: dict[BoxSpace, None] = {}
+    found = Audit(kind=source.config.kind, file=source.annotations.name, declared=[])
+    for sample in islice((one for one in source if isinstance(one, SourceSample)), limit):
+        try:
+            size = opened(source, sample.image)[1].size
+        except Refusal:
+            found.without_image += 1
+            continue
+        found.samples += 1
+        declared[sample.space] = None
+        tally.add(sample, size)
+    found.declared = list(declared)
+    found.not_square = tally.tall_or_wide
+    if tally.boxes:
+        found.plausible = {space: count / tally.boxes for space, count in tally.inside.items()}
+    if tally.pairs:
+        found.agreement = {space: total / tally.pairs for space, total in tally.overlap.items()}
+    if tally.band_boxes:
+        found.in_band = tally.in_band / tally.band_boxes
+    found.problems = list(_judged(found))
+    return found
+
+
+def _judged(found: Audit) -> list[str]:
+    if not found.samples:
+        return [f"None of {found.without_image} images could be opened: nothing can be said about the boxes."]
+    problems: list[str] = []
+    if len(found.declared) == 1:
+        space = found.declared[0]
+        if found.plausible[space] < MIN_PLAUSIBLE:
+            best = max(SPACES, key=lambda one: found.plausible[one])
+            problems.append(
+                f"Read as {space.value}, {found.plausible[space]:.0%} of the boxes lie in their image; read as "
+                f"{best.value} {found.plausible[best]:.0%} do."
+            )
+        if found.agreement and found.agreement[space] < MIN_AGREEMENT:
+            best = max(SPACES, key=lambda one: found.agreement[one])
+            problems.append(
+                f"Read as {space.value}, the boxes agree with the rows' own pixels at a mean IoU of "
+                f"{found.agreement[space]:.3f}; read as {best.value} at {found.agreement[best]:.3f}."
+            )
+    if found.in_band is not None and found.not_square >= MIN_NOT_SQUARE and found.in_band >= MIN_PLAUSIBLE:
+        problems.append(
+            f"On {found.not_square} images that are not square {found.in_band:.0%} of the boxes keep to the part that "
+            f"a padded square can reach: they look like {BoxSpace.PADDED_SQUARE.value}, not {BoxSpace.UNIT.value}."
+        )
+    return problems
+
+
+def _plausible(box: Sequence[float]) -> bool:
+    """Inside the image but for a little, and large enough to be seen."""
+    x1, y1, x2, y2 = box
+    inside = min(x1, y1) >= -_SLACK and max(x2, y2) <= 1 + _SLACK and x2 > x1 and y2 > y1  # false with a NaN
+    return inside and max(x2 - x1, y2 - y1) >= _VISIBLE

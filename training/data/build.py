@@ -1,0 +1,189 @@
+"""The pipeline: sources → image, boxes, depth → reverse expansion → teacher → verified records in a folder.
+
+What a build writes:
+
+    build.json     what was built, from what (fingerprints, no paths), and whether it is complete
+    records/       shards of records          rejected/   shards of rejects, each with its reason
+    images/        the images, by the hash of their pixels
+    depth/         their depth, 16-bit and in colours
+    journal/       samples that are finished but not yet in a shard; empty once the build is complete
+
+The same command goes on where a run ended, however it ended; see `shards.py`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from sifthinker.nodes.depth import DepthEstimator, load_depth
+from sifthinker.policy.errors import DataError, UsageError
+from sifthinker.training.data.config import BuildConfig
+from sifthinker.training.data.depths import DepthShelf
+from sifthinker.training.data.files import PART, locked, remove_parts, unwritable, write_whole
+from sifthinker.training.data.make import Maker, RecordMaker
+from sifthinker.training.data.records import FORMAT
+from sifthinker.training.data.runner import Progress, Runner
+from sifthinker.training.data.samples import SourceSample, inside
+from sifthinker.training.data.shards import ShardStore
+from sifthinker.training.data.sources import Source, open_source
+from sifthinker.training.data.teacher import Teacher, TeacherCounts, load_teacher
+
+PROBED = 50
+"""Samples of a source whose images are looked for before anything else is done."""
+
+
+def build(
+    config: BuildConfig,
+    out: Path,
+    *,
+    teacher: Teacher | None = None,
+    depth: DepthEstimator | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Progress:
+    """Build a data set in a folder, or go on with one.
+
+    Args:
+        config: what from, and how.
+        out: the folder; new, empty, or one that the same configuration has begun.
+        teacher: writes the texts; by default the configured one.
+        depth: tells depths; by default the configured one.
+        on_progress: told after each sample.
+
+    Returns:
+        what this run did; the folder is complete.
+
+    Raises:
+        UsageError: a source or a name is wrong, the folder belongs to another build, or another process works in it.
+        DataError: the folder cannot be written (a full disk, say).
+        DepthError: the depth source cannot be had.
+        PolicyError: the teacher does not answer; what is finished is kept.
+    """
+    sources = [open_source(one) for one in config.sources]
+    for source in sources:
+        probe(source)
+    estimator = depth or _estimator(config, sources)
+    writer = teacher or load_teacher(config.teacher, concurrency=config.concurrency)
+    told = {
+        **config.fingerprint(),
+        "sources": [source.fingerprint() for source in sources],
+        "teacher_name": writer.name,
+        "depth_name": estimator.name if estimator is not None else config.depth,
+    }
+    shelf = None if config.depth == "none" and depth is None else DepthShelf(out, estimator)
+    maker = RecordMaker(config, out, writer, shelf)
+    try:
+        return fill(out, sources, maker, told, config, counts=writer.counts, on_progress=on_progress)
+    finally:
+        writer.close()
+
+
+def fill(
+    out: Path,
+    sources: Sequence[Source],
+    maker: Maker,
+    told: dict[str, Any],
+    config: BuildConfig,
+    *,
+    counts: TeacherCounts,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Progress:
+    """Fill a folder with what a maker makes of the samples of some sources.
+
+    Args:
+        out: the folder, see `build`.
+        told: what decides its content; a folder that was begun with something else is refused.
+        config: for the sizes of shards and windows.
+    """
+    progress = Progress()
+    try:
+        with locked(out):
+            begin(out, {"format": FORMAT, **told})
+            runner = Runner(
+                sources,
+                maker,
+                ShardStore(out, config.shard_size),
+                concurrency=config.concurrency,
+                failures_in_a_row=config.failures_in_a_row,
+                counts=counts,
+                on_progress=on_progress,
+                progress=progress,
+            )
+            runner.run()
+            _write_json(out / "build.json", {"complete": True, "made_of": {"format": FORMAT, **told}})
+    except OSError as error:
+        raise unwritable(error, out, progress.kept) from error
+    return progress
+
+
+def begin(out: Path, made_of: dict[str, Any]) -> None:
+    """Make a folder ready, or see that it is one that was begun with the same.
+
+    Raises:
+        UsageError: it was begun with something else, or holds something else. DataError: it cannot be written.
+    """
+    path = out / "build.json"
+    made_of = json.loads(json.dumps(made_of))  # as it will be read back
+    if path.exists():
+        before = read_json(path).get("made_of", {})
+        if before != made_of:
+            changed = sorted(key for key in {*before, *made_of} if before.get(key) != made_of.get(key))
+            raise UsageError(f"{out} was begun with another {', '.join(changed)}: name another folder, or remove it.")
+        remove_parts(out)
+        return
+    if any(entry.name != "lock" and not entry.name.endswith(PART) for entry in out.iterdir()):
+        raise UsageError(f"{out} holds something that is no data set of this program: name a new folder.")
+    remove_parts(out)
+    _write_json(path, {"complete": False, "made_of": made_of})
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether the build of a folder came to its end."""
+    path = folder / "build.json"
+    return path.exists() and bool(read_json(path).get("complete"))
+
+
+def probe(source: Source) -> None:
+    """See that the images of a source are where it says, before thousands of samples are refused for it.
+
+    Raises:
+        UsageError: none of the first images is there.
+    """
+    named = [sample.image for sample in islice(source, PROBED) if isinstance(sample, SourceSample)]
+    missing = []
+    for name in named:
+        try:
+            if inside(source.images, name, links=True).exists():
+                return
+        except DataError:
+            continue
+        missing.append(name)
+    if missing:
+        raise UsageError(
+            f"None of the first {len(missing)} images of {source.annotations.name} is in {source.images}, for instance "
+            f"{missing[0]!r}: name their folder after an @ (KIND:PATH@IMAGES)."
+        )
+
+
+def _estimator(config: BuildConfig, sources: Sequence[Source]) -> DepthEstimator | None:
+    if config.depth != "auto":
+        return load_depth(config.depth)
+    return None if all(source.brings_depth for source in sources) else load_depth("small")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read ({error}): remove the folder and build it again.") from error
+    if not isinstance(found, dict):
+        raise DataError(f"{path} is no description of a build: remove the folder and build it again.")
+    return found
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    text = json.dumps(content, indent=1, ensure_ascii=False)
+    write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))

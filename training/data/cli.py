@@ -1,0 +1,307 @@
+"""`sifthinker data`: build training data, check it, look at it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rich.console import Console
+
+    from sifthinker.training.data.audit import Audit
+    from sifthinker.training.data.build import Progress
+    from sifthinker.training.data.check import Findings, Leak
+    from sifthinker.training.data.config import BuildConfig
+    from sifthinker.training.data.stats import Stats
+
+app = typer.Typer(
+    help="Training data: build records with focus traces from questions and boxes, check them, look at them.",
+    no_args_is_help=True,
+)
+
+FolderArgument = Annotated[Path, typer.Argument(help="A folder made by `sifthinker data build`.", metavar="FOLDER")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")]
+_KINDS = "world, jsonl/SPACE, viscot, viscot-metadata, tallyqa, refcoco, sif50k"
+
+
+@app.command()
+def build(
+    out: Annotated[Path, typer.Argument(help="Folder to write, or to go on with.", metavar="FOLDER")],
+    source: Annotated[
+        list[str] | None,
+        typer.Option("--source", "-s", help=f"Once for each: KIND:PATH or KIND:PATH@IMAGES, KIND of {_KINDS}."),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="A YAML file with the fields of BuildConfig; options here come on top.")
+    ] = None,
+    teacher: Annotated[str | None, typer.Option(help="Who writes: offline, or openai:MODEL@URL.")] = None,
+    depth: Annotated[
+        str | None,
+        typer.Option(help="auto (exact where the source brings it, else small), none, embedded, small, base, large, …"),
+    ] = None,
+    published: Annotated[
+        bool | None, typer.Option("--published", help="The published expansion, with its fault, for reproduction.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Decides the wrong areas.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Most samples of each source.")] = None,
+    per_dataset: Annotated[int | None, typer.Option(help="Most samples of each data set in a source.")] = None,
+    concurrency: Annotated[int | None, typer.Option(help="Samples under way at once.")] = None,
+) -> None:
+    """Make records: boxes expanded to the way of a trace, texts by a teacher, each trace verified.
+
+    The same command goes on where a run ended. Samples that were refused are kept with their reason.
+    """
+    from sifthinker.training.data.build import build as run
+
+    told = _config(config, source, teacher, depth, published, seed, limit, per_dataset, concurrency)
+    with _progress("Samples") as (console, tick):
+        done = run(told, out, on_progress=tick)
+    console.print(_sentence(done, told, out))
+
+
+def _config(
+    path: Path | None,
+    source: list[str] | None,
+    teacher: str | None,
+    depth: str | None,
+    published: bool | None,
+    seed: int | None,
+    limit: int | None,
+    per_dataset: int | None,
+    concurrency: int | None,
+) -> BuildConfig:
+    """The configuration of a file with the options of the command line on top."""
+    from pydantic import ValidationError
+
+    from sifthinker.policy.errors import UsageError
+    from sifthinker.training.data.config import BuildConfig
+    from sifthinker.training.data.sources import parse_source
+
+    fields: dict[str, Any] = _yaml(path) if path else {}
+    if source:
+        fields["sources"] = [parse_source(spec).model_dump() for spec in source]
+    if not fields.get("sources"):
+        raise UsageError("No source is named: give --source KIND:PATH, for instance --source world:world/train.")
+    for name, value in {"depth": depth, "seed": seed, "concurrency": concurrency}.items():
+        if value is not None:
+            fields[name] = value
+    if teacher is not None:
+        fields["teacher"] = {**fields.get("teacher", {}), "name": teacher}
+    if published is not None:
+        fields["expansion"] = {**fields.get("expansion", {}), "published": published}
+    for name, value in {"limit": limit, "per_dataset": per_dataset}.items():
+        if value is not None:
+            fields["sources"] = [{**one, name: value} for one in fields["sources"]]
+    try:
+        return BuildConfig.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise UsageError(f"The configuration does not fit at {place!r}: {first['msg']}.") from error
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    import yaml
+
+    from sifthinker.policy.errors import UsageError
+
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(found, dict):
+        raise UsageError(f"{path} should be a mapping with the fields of a build's configuration.")
+    return found
+
+
+@app.command()
+def check(
+    folder: Annotated[
+        Path | None, typer.Argument(help="A folder made by `sifthinker data build`.", metavar="[FOLDER]")
+    ] = None,
+    against: Annotated[
+        list[Path] | None,
+        typer.Option(help="A folder of images that the records must not show: a benchmark. Once for each."),
+    ] = None,
+    source: Annotated[
+        list[str] | None, typer.Option("--source", "-s", help="A source whose box space is audited: KIND:PATH@IMAGES.")
+    ] = None,
+    deep: Annotated[bool, typer.Option(help="Open every image and compare its hash.")] = False,
+    limit: Annotated[int, typer.Option(help="Samples of a source that an audit looks at.", min=1)] = 500,
+    as_json: JsonOption = False,
+) -> None:
+    """Check records, look for pictures of a benchmark among theirs, audit the box space of a source.
+
+    Ends with 1 if anything is wrong.
+    """
+    import json
+
+    from rich.console import Console
+
+    from sifthinker.policy.errors import UsageError
+    from sifthinker.training.data.audit import audit
+    from sifthinker.training.data.check import check_records, find_leaks, images_of
+    from sifthinker.training.data.sources import open_source, parse_source
+
+    if folder is None and not source:
+        raise UsageError("Name a folder of records, or a source with --source KIND:PATH@IMAGES.")
+    if against and folder is None:
+        raise UsageError("Name the folder of records that --against is compared with.")
+    findings = check_records(folder, deep=deep) if folder is not None else None
+    leaks = [leak for other in against or [] for leak in find_leaks(folder, images_of(other))] if folder else []
+    audits = [audit(open_source(parse_source(spec)), limit=limit) for spec in source or []]
+    told = {
+        "records": findings.model_dump() if findings else None,
+        "leaks": [leak.model_dump() for leak in leaks],
+        "audits": [one.model_dump(mode="json") for one in audits],
+    }
+    if as_json:
+        typer.echo(json.dumps(told))
+    else:
+        _print_check(Console(highlight=False, soft_wrap=True), findings, leaks, bool(against), audits)
+    if (findings and findings.wrong) or leaks or any(one.problems for one in audits):
+        raise typer.Exit(1)
+
+
+def _print_check(
+    console: Console, findings: Findings | None, leaks: list[Leak], compared: bool, audits: list[Audit]
+) -> None:
+    from rich.markup import escape
+
+    if findings is not None:
+        console.print(f"{findings.records} records, {'all well' if not findings.wrong else 'of which:'}")
+        for what, count in findings.wrong.items():
+            console.print(f"  {count} {escape(what)}, for instance {escape(', '.join(findings.examples[what]))}")
+    if compared:
+        console.print(f"{len(leaks)} pictures leak" + (":" if leaks else ""))
+        for leak in leaks[:20]:
+            how = "the same pixels" if leak.same else f"{leak.bits} of 256 bits differ"
+            console.print(escape(f"  {leak.other}/{leak.name} is in record {leak.record} ({how})"))
+    for one in audits:
+        spaces = " and ".join(space.value for space in one.declared) or "none"
+        console.print(escape(f"{one.file}: {one.samples} samples, boxes declared as {spaces}"))
+        for space, share in one.plausible.items():
+            agreement = f", IoU with the rows' own pixels {one.agreement[space]:.3f}" if one.agreement else ""
+            console.print(f"  read as {space.value}: {share:.1%} in their image{agreement}")
+        for problem in one.problems or ["the declared space is plausible"]:
+            console.print(escape(f"  {problem}"))
+
+
+@app.command()
+def stats(folder: FolderArgument, as_json: JsonOption = False) -> None:
+    """What a folder holds, in numbers."""
+    from rich.console import Console
+
+    from sifthinker.training.data.stats import folder_stats
+
+    found = folder_stats(folder)
+    if as_json:
+        typer.echo(found.model_dump_json())
+        return
+    _print_stats(Console(highlight=False), found)
+
+
+def _print_stats(console: Console, found: Stats) -> None:
+    from rich.markup import escape
+
+    state = "" if found.complete else " (not complete: the same `sifthinker data build` goes on)"
+    console.print(f"{found.records} records on {found.images} images, {found.rejects} rejects{state}")
+    tokens = f"{found.prompt_tokens:,} tokens in, {found.completion_tokens:,} out"
+    console.print(f"{found.attempts} traces written, {tokens}, {found.mean_trace_characters:.0f} characters a trace")
+    for name in ("sources", "families", "teachers", "depths", "expansions", "steps", "boxes", "reasons"):
+        counts = getattr(found, name)
+        if counts:
+            console.print(f"[bold]{name}[/]  " + escape(", ".join(f"{key} {count}" for key, count in counts.items())))
+
+
+@app.command()
+def show(
+    folder: FolderArgument,
+    record: Annotated[str | None, typer.Argument(help="Its id, or its number from 1.", metavar="[RECORD]")] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="HTML file to write.")] = Path("record.html"),
+) -> None:
+    """Write a record as one HTML page: image, depth, the boxes of each step, its texts, where it came from."""
+    from rich.console import Console
+
+    from sifthinker.training.data.show import find_record, record_page
+
+    found = find_record(folder, record)
+    out.write_text(record_page(folder, found), encoding="utf-8")
+    Console(stderr=True, highlight=False).print(f"{found.id} is in {out}", markup=False)
+
+
+@app.command("import")
+def import_(
+    path: Annotated[Path, typer.Argument(help="SIF-50K's JSON.", metavar="JSON")],
+    out: Annotated[Path, typer.Argument(help="Folder to write, or to go on with.", metavar="FOLDER")],
+    images: Annotated[Path | None, typer.Option(help="Folder of its images; by default the JSON's.")] = None,
+    as_published: Annotated[
+        bool, typer.Option("--as-published", help="Take padded-square boxes as shares of width and height, as it did.")
+    ] = False,
+    depth: Annotated[str, typer.Option(help="A depth source, for rows without a depth picture.")] = "none",
+) -> None:
+    """Make a folder of records of the published SIF-50K JSON, with its own traces."""
+    from sifthinker.nodes.depth import load_depth
+    from sifthinker.training.data.sif50k import import_sif50k
+
+    with _progress("Rows") as (console, tick):
+        done = import_sif50k(
+            path, out, images=images, as_published=as_published, depth=load_depth(depth), on_progress=tick
+        )
+    console.print(_sentence(done, None, out))
+
+
+@app.command()
+def export(
+    folder: FolderArgument,
+    out: Annotated[Path, typer.Argument(help="JSON file to write.", metavar="JSON")],
+) -> None:
+    """Write the records of a folder in the schema of SIF-50K; file names stay relative to the folder."""
+    from rich.console import Console
+
+    from sifthinker.training.data.sif50k import write_sif50k
+
+    count = write_sif50k(folder, out)
+    Console(stderr=True, highlight=False).print(f"{count} records are in {out}", markup=False)
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[tuple[Console, Callable[[Progress], None]]]:
+    """A line that counts, where there is a terminal; and the console to say the end on."""
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+    from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    columns = (SpinnerColumn(), TextColumn(what), TextColumn("{task.fields[said]}"), TimeElapsedColumn())
+    with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=None, said="")
+
+        def tick(done: Progress) -> None:
+            bar.update(task, said=_counts(done))
+
+        yield console, tick
+
+
+def _counts(done: Progress) -> str:
+    """A run's counts, as they stand."""
+    parts = [f"{done.accepted} accepted", f"{done.rejected} rejected"]
+    parts += [f"{done.earlier} from earlier runs"] if done.earlier else []
+    parts += [f"{done.open} open"] if done.open else []
+    if done.teacher.prompt_tokens:
+        parts.append(f"{done.teacher.prompt_tokens:,} tokens in, {done.teacher.completion_tokens:,} out")
+    return ", ".join(parts)
+
+
+def _sentence(done: Progress, config: BuildConfig | None, out: Path) -> str:
+    """How a run ended."""
+    from rich.markup import escape
+
+    cost = done.teacher.cost(config.teacher) if config else 0.0
+    return escape(f"{out} is complete: {_counts(done)}" + (f", cost {cost:.2f}" if cost else "") + ".")

@@ -1,0 +1,118 @@
+"""Files that appear whole or not at all, and a folder that only one process writes to."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sifthinker.policy.errors import DataError, UsageError
+
+PART = ".part"
+"""Ending of a file that is being written; one that is left over is worth nothing."""
+
+
+def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+    """Have `write` fill a file beside `path`, then put it in its place: there and on disk, or as it was before."""
+    part = _beside(path)
+    try:
+        write(part)
+        _on_disk(part)
+        os.replace(part, path)
+        sync_folder(path.parent)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def bring(source: Path, target: Path) -> None:
+    """The file of `source` also under `target`: linked where both are on one disk, else copied."""
+    if target.exists():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = _beside(target)
+    try:
+        try:
+            os.link(source.resolve(), part)
+        except OSError:
+            shutil.copyfile(source, part)
+            _on_disk(part)
+        os.replace(part, target)
+    finally:
+        part.unlink(missing_ok=True)  # it stays where both names are links to one file already
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder on disk, where the system knows how."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what a broken-off run left half-written."""
+    for part in folder.rglob(f"*{PART}"):
+        part.unlink(missing_ok=True)
+
+
+def _beside(path: Path) -> Path:
+    """A name of its own for each process and thread."""
+    return path.with_name(f"{path.name}.{os.getpid()}.{os.urandom(4).hex()}{PART}")
+
+
+def _on_disk(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def unwritable(error: OSError, folder: Path, kept: str = "") -> DataError:
+    """What to say when a folder cannot be written: where, why, what is safe, how to go on."""
+    place = error.filename or folder
+    why = error.strerror or " ".join(str(error).split())
+    return DataError(f"{place} cannot be written ({why}). {kept}Mend that, then run the same command again.")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """The folder for this process alone, made if it is not there. Freed when the process ends, however it ends.
+
+    Raises:
+        UsageError: another process works in it. OSError: it cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        if not _lock(handle):
+            process = os.read(handle, 20).decode("ascii", "replace").strip() or "unknown"
+            raise UsageError(f"Process {process} is building in {folder}: wait for it, or name another folder.")
+        os.ftruncate(handle, 0)
+        os.write(handle, f"{os.getpid()}\n".encode())
+        yield
+    finally:
+        os.close(handle)  # which frees it
+
+
+def _lock(handle: int) -> bool:
+    if os.name == "posix":
+        import fcntl
+
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+    import msvcrt
+
+    try:
+        os.lseek(handle, 1 << 20, os.SEEK_SET)  # beyond the process's number, which others may read
+        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+        os.lseek(handle, 0, os.SEEK_SET)
+    except OSError:
+        return False
+    return True

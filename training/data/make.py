@@ -1,0 +1,293 @@
+"""One sample made into a record, or into a reject with its reason."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from sifthinker.nodes.depth import DepthMap
+from sifthinker.nodes.image_files import sniff
+from sifthinker.nodes.images import LoadedImage, load_image
+from sifthinker.policy.boxes import Box, BoxSpace, Size, area, clip, hull, iou, is_valid, to_unit
+from sifthinker.policy.errors import DataError, DepthError, ImageError, TraceError
+from sifthinker.policy.trace import Trace
+from sifthinker.training.data.config import BuildConfig
+from sifthinker.training.data.depths import DepthShelf
+from sifthinker.training.data.expansion import Area, forward_areas, measured
+from sifthinker.training.data.files import bring
+from sifthinker.training.data.records import Provenance, Record, Reject, conversation
+from sifthinker.training.data.samples import BadRow, SourceSample, inside
+from sifthinker.training.data.sources import Source
+from sifthinker.training.data.teacher import Reply, Task, Teacher
+from sifthinker.training.data.verify import Verdict, verify
+
+MIN_INSIDE = 0.8
+"""Of a box at least this share must lie in the image; what sticks out is cut off."""
+_ASPECT = 0.02
+_MAX_TEXT = 8_000
+
+
+class Refusal(Exception):
+    """A sample that cannot become a record: a reason to count by, and a sentence."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Maker(Protocol):
+    """Makes records or rejects of samples. Called from several threads.
+
+    It raises a PolicyError where the teacher failed (which says nothing about the sample), and an OSError where the
+    folder cannot be written.
+    """
+
+    def __call__(self, position: int, source: Source, sample: SourceSample | BadRow) -> Record | Reject: ...
+
+
+@dataclass
+class Effort:
+    """What was written for a sample so far."""
+
+    text: str = ""
+    attempts: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    def add(self, reply: Reply) -> None:
+        """Count a reply."""
+        self.text = reply.text
+        self.attempts += 1
+        self.prompt_tokens += reply.prompt_tokens
+        self.completion_tokens += reply.completion_tokens
+
+
+@dataclass
+class RecordMaker:
+    """Makes records by expansion and a teacher; see `Maker`."""
+
+    config: BuildConfig
+    folder: Path
+    teacher: Teacher
+    shelf: DepthShelf | None
+    """None: records go without depth."""
+    _expansion: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._expansion = "published" if self.config.expansion.published else "mended"
+
+    def __call__(self, position: int, source: Source, sample: SourceSample | BadRow) -> Record | Reject:
+        """The record of a sample, or why there is none."""
+        effort = Effort()
+        if isinstance(sample, BadRow):
+            return reject_of(position, source, sample, effort, sample.reason, sample.message)
+        try:
+            return self._record(position, source, sample, effort)
+        except Refusal as error:
+            return reject_of(position, source, sample, effort, error.reason, str(error))
+
+    def _record(self, position: int, source: Source, sample: SourceSample, effort: Effort) -> Record:
+        path, image = opened(source, sample.image)
+        boxes = normalised(sample, image.size, self.config)
+        depth, depth_name = self._depth(source, sample, image)
+        rng = np.random.default_rng([self.config.seed, position])
+        decimals = self.config.expansion.decimals
+        areas = measured(forward_areas(boxes, image.size, rng, self.config.expansion), depth, decimals)
+        trace = self._taught(position, sample, image, areas, effort)
+        provenance = provenance_of(position, source, sample, self.teacher.name, effort).model_copy(
+            update={"depth": depth_name, "expansion": self._expansion, "notes": list(image.warnings)}
+        )
+        return finished(self.folder, path, image, sample, areas[-1].xyxy, trace, self.shelf, decimals, provenance)
+
+    def _depth(self, source: Source, sample: SourceSample, image: LoadedImage) -> tuple[DepthMap | None, str]:
+        if self.shelf is None:
+            return None, ""
+        given = None
+        try:
+            if sample.depth and self.config.depth == "auto":
+                given = inside(source.images, sample.depth, links=source.config.links)
+            return self.shelf.of(image, given), "exact" if given else self.shelf.estimator_name
+        except (DepthError, ImageError, DataError) as error:
+            raise Refusal("depth", str(error)) from error
+
+    def _taught(
+        self, position: int, sample: SourceSample, image: LoadedImage, areas: Sequence[Area], effort: Effort
+    ) -> Trace:
+        """The first trace that is accepted."""
+        verdict = Verdict(None)
+        for attempt in range(1, self.config.teacher.attempts + 1):
+            task = Task(
+                question=sample.question,
+                answer=sample.answer,
+                options=sample.options,
+                areas=areas,
+                image=image.image,
+                labels=sample.labels,
+                decimals=self.config.expansion.decimals,
+                refused=verdict.message,
+                attempt=attempt,
+                seed=self.config.seed + position,
+            )
+            try:
+                reply = self.teacher.write(task)
+            except TraceError as error:  # the offline teacher renders what the sample says
+                raise Refusal("answer", f"The answer cannot stand in a trace: {error}.") from error
+            effort.add(reply)
+            verdict = verify(reply.text, areas, sample.answer, options=sample.options, decimals=task.decimals)
+            if verdict.trace is not None:
+                return verdict.trace
+        raise Refusal(verdict.reason, verdict.message)
+
+
+def opened(source: Source, name: str) -> tuple[Path, LoadedImage]:
+    """The file of a sample's image, and the image.
+
+    Raises:
+        Refusal: "outside", or "image:CODE" with a code of `ImageError`.
+    """
+    try:
+        path = inside(source.images, name, links=source.config.links)
+        return path, load_image(path)
+    except DataError as error:
+        raise Refusal("outside", str(error)) from error
+    except ImageError as error:
+        message = (
+            str(error).replace(str(source.images), "").replace("'/", "'")
+        )  # no paths of this machine in a data set
+        raise Refusal(f"image:{error.reason}", message) from error
+
+
+def normalised(sample: SourceSample, size: Size, config: BuildConfig) -> list[Box]:
+    """The boxes of a sample as normalised xyxy, once it is sure that they can be meant so.
+
+    Raises:
+        Refusal: "size" (the boxes are for an image of another shape), "outside_image", "too_small", "too_many", or
+            "box_space" (the sample says its boxes twice, and the two disagree).
+    """
+    annotated = sample.annotated_size
+    if annotated is not None and abs(annotated[0] * size[1] / (annotated[1] * size[0]) - 1) > _ASPECT:
+        raise Refusal(
+            "size", f"The boxes are for an image of {annotated[0]} × {annotated[1]}, but it is {size[0]} × {size[1]}."
+        )
+    if len(sample.boxes) > config.max_boxes:
+        raise Refusal("too_many", f"Expected at most {config.max_boxes} boxes, got {len(sample.boxes)}.")
+    shown = annotated if annotated is not None and sample.space is BoxSpace.PIXEL else size
+    boxes = [_inside_image(box, sample) for box in to_unit(sample.boxes, sample.space, image_size=shown)]
+    for x1, y1, x2, y2 in boxes:
+        if min((x2 - x1) * size[0], (y2 - y1) * size[1]) < config.min_box_px:
+            raise Refusal("too_small", f"Expected boxes of at least {config.min_box_px:g} pixels a side.")
+    if sample.witness:
+        said = to_unit(sample.witness, BoxSpace.PIXEL, image_size=size)
+        agreement = iou(hull(boxes), hull(said))
+        if agreement < config.min_witness_iou:
+            raise Refusal(
+                "box_space",
+                f"The box read as {sample.space.value} and the row's own pixels have an IoU of {agreement:.2f} on an "
+                f"image of {size[0]} × {size[1]}: is this the image in its original size?",
+            )
+    return boxes
+
+
+def _inside_image(box: Box, sample: SourceSample) -> Box:
+    if all(math.isfinite(value) for value in box) and area(box) > 0:
+        kept = clip(box)
+        if is_valid(kept) and area(kept) >= MIN_INSIDE * area(box):
+            return kept
+    shown = ", ".join(f"{value:.3g}" for value in box)
+    raise Refusal(
+        "outside_image",
+        f"A box read as {sample.space.value} is ({shown}) of width and height, which is not in the image: are the "
+        "boxes in another space?",
+    )
+
+
+def provenance_of(position: int, source: Source, sample: SourceSample, teacher: str, effort: Effort) -> Provenance:
+    """Where a record came from."""
+    return Provenance(
+        source=source.config.kind,
+        dataset=sample.dataset,
+        split=sample.split,
+        row_id=sample.row_id,
+        position=position,
+        box_space=sample.space,
+        teacher=teacher,
+        attempts=effort.attempts,
+        prompt_tokens=effort.prompt_tokens,
+        completion_tokens=effort.completion_tokens,
+    )
+
+
+def finished(
+    folder: Path,
+    path: Path,
+    image: LoadedImage,
+    sample: SourceSample,
+    boxes: Sequence[Box],
+    trace: Trace,
+    shelf: DepthShelf | None,
+    decimals: int,
+    provenance: Provenance,
+) -> Record:
+    """The record, its image brought into the folder."""
+    with path.open("rb") as file:
+        kind = sniff(file.read(64))
+    rgb = f"images/{image.sha256[:2]}/{image.sha256}.{kind.lower()}"
+    bring(path, folder / rgb)
+    names = shelf.names(image.sha256) if shelf is not None else None
+    try:
+        written, prompt, messages = conversation(
+            sample.question, list(sample.options), trace, depth_shown=names is not None, decimals=decimals
+        )
+    except TraceError as error:
+        raise Refusal("answer", f"The trace cannot be written: {error}.") from error
+    return Record(
+        id=f"{provenance.source}-{provenance.position:07d}",
+        question=sample.question,
+        options=list(sample.options),
+        answer=sample.answer,
+        family=sample.family,
+        rgb=rgb,
+        rgb_sha256=image.sha256,
+        rgb_size=image.size,
+        depth_map=names[0] if names else None,
+        images=[rgb, names[1]] if names else [rgb],
+        boxes=list(boxes),
+        labels=list(sample.labels),
+        trace=written,
+        prompt=prompt,
+        messages=messages,
+        provenance=provenance,
+    )
+
+
+def reject_of(
+    position: int, source: Source, sample: SourceSample | BadRow, effort: Effort, reason: str, message: str
+) -> Reject:
+    """A reject, with what was there of the sample."""
+    known = isinstance(sample, SourceSample)
+    return Reject(
+        id=f"{source.config.kind}-{position:07d}",
+        source=source.config.kind,
+        dataset=sample.dataset if known else "",
+        row_id=sample.row_id,
+        position=position,
+        reason=reason,
+        message=_storable(message),
+        rgb=sample.image if known else "",
+        question=sample.question if known else "",
+        answer=sample.answer if known else "",
+        text=_storable(effort.text),
+        attempts=effort.attempts,
+        prompt_tokens=effort.prompt_tokens,
+        completion_tokens=effort.completion_tokens,
+    )
+
+
+def _storable(text: str) -> str:
+    """A text of any origin that a file can hold: cut short, without half surrogate pairs."""
+    return text[:_MAX_TEXT].encode("utf-8", "replace").decode("utf-8")
