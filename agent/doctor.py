@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -39,6 +40,7 @@ class Check:
 
 def run_doctor(*, as_json: bool) -> int:
     """Look at everything, tell it, and return the exit code: 0 where the embedded policy can be used."""
+    os.environ.setdefault("TQDM_DISABLE", "1")  # no bar for weights that load in a moment
     console = FocusConsole()
     checks: list[Check] = []
     for check in _checks(console):
