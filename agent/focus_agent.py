@@ -15,7 +15,7 @@ from langgraph.types import Command, Durability, Interrupt
 
 from sifthinker.agent.config import focus_config
 from sifthinker.agent.result import FocusResult
-from sifthinker.nodes.context import FocusContext, Mode
+from sifthinker.nodes.context import FocusConfig, FocusContext, Mode
 from sifthinker.nodes.events import FocusEvent, FocusPaused
 from sifthinker.nodes.images import ImageSource, LoadedImage, load_image
 from sifthinker.nodes.person import FocusDecision, read_decision
@@ -61,11 +61,15 @@ class FocusAgent(CompiledStateGraph[FocusState, FocusContext, FocusInput, FocusO
         input: Any,
         config: RunnableConfig | None = None,
         *,
-        context: FocusContext | None = None,
+        context: FocusContext | Mapping[str, Any] | None = None,
         durability: Durability | None = None,
         **kwargs: Any,
     ) -> Iterator[Any]:
-        """As LangGraph's `stream`; the events of `sifthinker.agent.events` come in the mode "custom"."""
+        """As LangGraph's `stream`; the events of `sifthinker.agent.events` come in the mode "custom".
+
+        `context` may hold just the settings that differ for this run, as in `{"mode": "internal"}`.
+        """
+        context = self._with_settings(context)
         given = self._interned(input, context)
         with self._alone(config):
             yield from super().stream(
@@ -77,11 +81,12 @@ class FocusAgent(CompiledStateGraph[FocusState, FocusContext, FocusInput, FocusO
         input: Any,
         config: RunnableConfig | None = None,
         *,
-        context: FocusContext | None = None,
+        context: FocusContext | Mapping[str, Any] | None = None,
         durability: Durability | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[Any]:
         """As LangGraph's `astream`; see `stream`."""
+        context = self._with_settings(context)
         given = self._interned(input, context)
         with self._alone(config):
             stream = super().astream(
@@ -89,6 +94,10 @@ class FocusAgent(CompiledStateGraph[FocusState, FocusContext, FocusInput, FocusO
             )
             async for part in stream:
                 yield part
+
+    def get_context_jsonschema(self) -> dict[str, Any]:
+        """What a run may be given as `context` from outside this process: the settings."""
+        return FocusConfig.model_json_schema()
 
     # ── questions ──
 
@@ -192,9 +201,7 @@ class FocusAgent(CompiledStateGraph[FocusState, FocusContext, FocusInput, FocusO
         )
 
     def _context(self, mode: Mode | None) -> FocusContext:
-        if mode is None:
-            return self.context
-        return replace(self.context, config=focus_config(**{**dict(self.context.config), "mode": mode}))
+        return self._with_settings(None if mode is None else {"mode": mode}) or self.context
 
     def _thread(self, thread_id: str | None) -> RunnableConfig | None:
         if self.checkpointer and thread_id is None:
@@ -204,6 +211,12 @@ class FocusAgent(CompiledStateGraph[FocusState, FocusContext, FocusInput, FocusO
         return None if thread_id is None else {"configurable": {"thread_id": thread_id}}
 
     # ── around every run ──
+
+    def _with_settings(self, given: FocusContext | Mapping[str, Any] | None) -> FocusContext | None:
+        """The context of a run; of plain settings, the agent's own with these in place."""
+        if not isinstance(given, Mapping):
+            return given
+        return replace(self.context, config=focus_config(**{**dict(self.context.config), **given}))
 
     def _interned(self, given: Any, context: FocusContext | None) -> Any:
         """The input with its images in the store."""

@@ -31,6 +31,9 @@ def answer(state: FocusState, runtime: Runtime[FocusContext]) -> dict[str, Any]:
         warnings.append(problem)
         runtime.stream_writer(Warned(message=problem))
     calls, trace = policy_turns(turns), said_so_far(turns)
+    valid, departures = _validity(trace, look, turns, view, context)
+    if not valid and not warnings:
+        warnings += departures
     tokens = [sum(turn["tokens"][index] for turn in calls) for index in range(3)]
     runtime.stream_writer(AnswerGiven(answer=given))
     result = ResultRecord(
@@ -41,7 +44,7 @@ def answer(state: FocusState, runtime: Runtime[FocusContext]) -> dict[str, Any]:
         mode=look["mode"],
         policy=context.policy.profile.name,
         trace=trace,
-        valid_trace=_is_valid(trace, look, turns, view, context),
+        valid_trace=valid,
         steps=steps,
         warnings=list(dict.fromkeys(warnings)),
         tokens=tokens,
@@ -105,12 +108,15 @@ def _plain(text: str) -> str:
     return text.strip(_QUOTES).rstrip(".").strip(_QUOTES + " ").casefold()
 
 
-def _is_valid(trace: str, look: Look, turns: Sequence[Turn], view: View, context: FocusContext) -> bool:
-    """Whether everything that the policy said, joined, keeps strictly to what was asked of it, unprompted."""
+def _validity(
+    trace: str, look: Look, turns: Sequence[Turn], view: View, context: FocusContext
+) -> tuple[bool, tuple[str, ...]]:
+    """Whether everything that the policy said, joined, keeps strictly to what was asked of it; else why not."""
     if any(turn["kind"] == "ask" for turn in turns):
-        return False
+        return False, ()  # what it had to be asked besides is told already
     mode: Mode = "direct" if look["mode"] == "direct" else "internal"
-    return context.dialect.read_completion(trace, image_size=view.image.size, mode=mode).valid
+    read = context.dialect.read_completion(trace, image_size=view.image.size, mode=mode)
+    return read.valid, () if read.valid else read.warnings
 
 
 def _step(boxes: Sequence[AreaBox], text: str, view: View) -> StepRecord:

@@ -62,6 +62,12 @@ class View:
         self._crops: OrderedDict[tuple[Box, int], tuple[Image.Image, Box]] = OrderedDict()
         self._lock = threading.Lock()
 
+    @property
+    def bytes(self) -> int:
+        """What the view holds in memory, about: pixels, depth with its integral, depth picture."""
+        width, height = self.image.size
+        return 3 * width * height + (0 if self.depth is None else 15 * self.depth.array.size)
+
     @cached_property
     def depth_picture(self) -> Image.Image | None:
         """The depth in colours, as the policy sees it; None without a depth map."""
@@ -83,11 +89,15 @@ class View:
 
 
 class Views:
-    """The views opened last, by image hash and depth source. Thread-safe; a miss is only slower."""
+    """The views opened last, by image hash and depth source. Thread-safe; a miss is only slower.
 
-    def __init__(self, max_views: int = 4) -> None:
-        self._max_views = max_views
+    Beyond `max_bytes` the longest unused are forgotten, never the newest.
+    """
+
+    def __init__(self, max_bytes: int = 512_000_000) -> None:
+        self._max_bytes = max_bytes
         self._views: OrderedDict[tuple[str, int], View] = OrderedDict()
+        self._bytes = 0
         self._lock = threading.Lock()
 
     def open(self, sha256: str, images: ImageStore, depth: DepthEstimator | None) -> View:
@@ -104,9 +114,12 @@ class Views:
         image = images.get(sha256)
         view = View(image, None if depth is None else depth.predict(image), told_by=depth)
         with self._lock:
-            view = self._views.setdefault(key, view)  # another thread may have been faster: share its crops
-            while len(self._views) > self._max_views:
-                self._views.popitem(last=False)
+            if key in self._views:  # another thread was faster: share its crops
+                return self._views[key]
+            self._views[key] = view
+            self._bytes += view.bytes
+            while self._bytes > self._max_bytes and len(self._views) > 1:
+                self._bytes -= self._views.popitem(last=False)[1].bytes
         return view
 
 

@@ -25,8 +25,9 @@ def conversation(state: FocusState, context: FocusContext) -> list[Message]:
     """
     look = the_look(state)
     view, dialect = context.view(look["image"]), context.dialect
+    shown_before = context.config.history if context.policy.profile.follows_conversations else 0
     asked = [
-        *earlier_questions(state["messages"], look["image"], limit=context.config.history),
+        *earlier_questions(state["messages"], look["image"], limit=shown_before),
         Earlier(look["question"], tuple(look["options"])),
     ]
     said = dialect.build_first(

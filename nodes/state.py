@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import reduce
-from typing import Annotated, Literal, NotRequired, TypedDict, cast
+from typing import Annotated, Literal, NotRequired, cast
 
 from langchain_core.messages import AnyMessage
 from langgraph.channels import DeltaChannel
 from langgraph.graph import MessagesState
 from langgraph.graph.message import Messages, add_messages
+from typing_extensions import TypedDict  # typing's own cannot be described as JSON schema before Python 3.12
 
 Xyxy = list[float]
 """Normalised xyxy, as a checkpoint holds it."""

@@ -41,6 +41,9 @@ class PolicyProfile(BaseModel):
     uses_depth_image: bool = Field(default=True, description="Whether the depth picture is shown to it.")
     domain: str | None = Field(default=None, description="What it knows, if it knows one thing only ('block world').")
     notes: tuple[str, ...] = Field(default=(), description="What whoever uses this policy should be told once.")
+    follows_conversations: bool = Field(
+        default=True, description="Whether earlier questions about the image are shown to it; else each stands alone."
+    )
     max_images: int = Field(default=16, ge=1, description="Images it takes in one conversation.")
     vision_patch_px: int | None = Field(
         default=None, ge=1, description="Edge of one merged vision token: a resize rounds to multiples of it."

@@ -243,6 +243,13 @@ def test_turns_alternate_whatever_happens():
         assert roles == ["user", "assistant"] * (len(roles) // 2) + ["user"]
 
 
+def test_an_invalid_trace_is_told():
+    result = ask(ScriptedPolicy(f"Well. <think>{area(LEFT)}", f"<text>it</text></think>{ANSWER}"))
+    assert result.answer == "red"
+    assert not result.valid_trace
+    assert result.warnings
+
+
 PIECES = st.lists(
     st.sampled_from(
         [

@@ -44,7 +44,7 @@ def test_two_estimators_do_not_share_a_view():
 
 
 def test_only_the_last_views_are_remembered():
-    images, views, depth = MemoryImageStore(), Views(max_views=2), CountingDepth()
+    images, views, depth = MemoryImageStore(), Views(max_bytes=2 * 18 * 64 * 48), CountingDepth()
     for shade in (0, 1, 2, 2, 1, 0):
         views.open(images.put(picture(shade)), images, depth)
     assert depth.calls == 4
