@@ -22,6 +22,7 @@ from sifthinker.nodes.context import Mode
 from sifthinker.nodes.events import FocusEvent
 from sifthinker.nodes.images import load_image
 from sifthinker.nodes.questions import image_ids
+from sifthinker.policy.base import PolicyProfile
 from sifthinker.policy.errors import SifthinkerError, UsageError
 
 PROMPT = "> "
@@ -221,7 +222,7 @@ def run_chat(
                 images=history.images,
             )
         chat = Chat(agent, console, thread_id=thread_id, mode=cast(Mode, mode))
-        _greet(console, history)
+        _greet(console, history, agent.context.policy.profile)
         if resume:
             chat.go_on()
         if image is not None:
@@ -234,8 +235,13 @@ def run_chat(
         history.close()
 
 
-def _greet(console: FocusConsole, history: History) -> None:
+def _greet(console: FocusConsole, history: History, profile: PolicyProfile) -> None:
     console.say("Ask about an image; /help lists what else can be done.")
+    if profile.domain is not None:
+        console.note(
+            f"The policy {profile.name!r} knows the {profile.domain} only and takes each question by itself: name "
+            "another with --policy for photographs, and for questions that refer to earlier ones."
+        )
     if history.folder is None:
         console.note(f"This conversation is forgotten at the end. To keep conversations: {NO_SQLITE}")
 

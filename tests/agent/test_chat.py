@@ -56,6 +56,15 @@ def test_a_follow_up_sees_the_question_before_and_its_regions(tmp_path: Path) ->
     assert "0.100,0.200,0.400,0.600" in told
 
 
+def test_a_policy_of_one_domain_takes_each_question_by_itself(tmp_path: Path) -> None:
+    policy = ScriptedPolicy(DIRECT, domain="block world")
+    typed = Typed(policy)
+    typed(f"/image {photo(tmp_path / 'a.png')}")
+    typed("First?")
+    typed("Second?")
+    assert "First?" not in "".join(turn.text for turn in policy.heard[-1])
+
+
 def test_a_new_image_starts_a_new_look(tmp_path: Path) -> None:
     policy = ScriptedPolicy(DIRECT)
     typed = Typed(policy)
