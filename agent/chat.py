@@ -239,9 +239,10 @@ def _greet(console: FocusConsole, history: History, profile: PolicyProfile) -> N
     console.say("Ask about an image; /help lists what else can be done.")
     if profile.domain is not None:
         console.note(
-            f"The policy {profile.name!r} knows the {profile.domain} only and takes each question by itself: name "
-            "another with --policy for photographs, and for questions that refer to earlier ones."
+            f"The policy {profile.name!r} knows the {profile.domain} only: name another with --policy for photographs."
         )
+    if not profile.follows_conversations:
+        console.note(f"The policy {profile.name!r} takes each question by itself: say again what it is about.")
     if history.folder is None:
         console.note(f"This conversation is forgotten at the end. To keep conversations: {NO_SQLITE}")
 

@@ -41,9 +41,6 @@ def focus_context(
     """
     config = focus_config(**settings)
     asked = load_policy(policy) if isinstance(policy, str) else policy
-    if asked.profile.domain is not None and "history" not in settings:
-        # Trained on single questions: with earlier ones before it, it no longer keeps to the grammar.
-        config = config.model_copy(update={"history": 0})
     return FocusContext(
         policy=asked,
         depth=_depth_for(asked, depth),

@@ -56,15 +56,6 @@ def test_a_follow_up_sees_the_question_before_and_its_regions(tmp_path: Path) ->
     assert "0.100,0.200,0.400,0.600" in told
 
 
-def test_a_policy_of_one_domain_takes_each_question_by_itself(tmp_path: Path) -> None:
-    policy = ScriptedPolicy(DIRECT, domain="block world")
-    typed = Typed(policy)
-    typed(f"/image {photo(tmp_path / 'a.png')}")
-    typed("First?")
-    typed("Second?")
-    assert "First?" not in "".join(turn.text for turn in policy.heard[-1])
-
-
 def test_a_new_image_starts_a_new_look(tmp_path: Path) -> None:
     policy = ScriptedPolicy(DIRECT)
     typed = Typed(policy)
@@ -210,6 +201,13 @@ def test_a_killed_answer_is_finished_when_the_conversation_is_resumed(chat: Call
     assert "going on with it" in out
     assert "Answer  the left" in out
     assert policy.calls == 1
+
+
+def test_what_the_policy_cannot_do_is_said_at_the_start(chat: Callable[..., str], tmp_path: Path) -> None:
+    policy = ScriptedPolicy(DIRECT, domain="block world", follows_conversations=False)
+    out = chat(lines="", policy=policy)
+    assert "knows the block world only" in out
+    assert "takes each question by itself" in out
 
 
 def test_there_is_nothing_to_resume_at_first(

@@ -29,6 +29,7 @@ PROFILE = PolicyProfile(
     depth_px=DEPTH_PX,
     crop_px=CROP_PX,
     domain="block world",
+    follows_conversations=False,  # trained on single questions
     vision_patch_px=TOKEN_PX,
     min_image_pixels=TOKEN_PX**2,
     max_image_pixels=RGB_PX**2,
