@@ -22,7 +22,7 @@ from sifthinker.policy.base import TokenCallback
 from sifthinker.policy.decoding import Turn, pick
 from sifthinker.policy.encoding import Encoded
 from sifthinker.policy.errors import PolicyError
-from sifthinker.policy.kv_cache import Layers, PrefixCache, joined, split
+from sifthinker.policy.kv_cache import Layers, PrefixCache, cache_of, joined, split
 
 BATCHED_FAMILIES = frozenset(
     {
@@ -94,7 +94,9 @@ class Engine:
         self.cache = cache
         self._core = getattr(model, "model", model)
         self.patch_family = hasattr(self._core, "get_rope_index")
-        self._plain = all(type(layer) is DynamicLayer for layer in DynamicCache(config=model.config).layers)
+        kinds = [type(layer) for layer in DynamicCache(config=model.config).layers]
+        self._layers = len(kinds)
+        self._plain = set(kinds) == {DynamicLayer}
         self.max_batch = max_batch if self._plain and model.config.model_type in BATCHED_FAMILIES else 1
         self._suppressed = torch.tensor(sorted(suppressed), device=model.device) if suppressed else None
         self._one_logit = (
@@ -182,7 +184,7 @@ class Engine:
         try:
             known, layers = self._known_prefix(job.encoded)
             inputs = self._inputs(job, known)
-            cache = DynamicCache(layers) if layers else DynamicCache(config=self.model.config)
+            cache = cache_of(layers, self._layers) if self._plain else DynamicCache(config=self.model.config)
             logits = self.model(**inputs, past_key_values=cache, use_cache=True, **self._one_logit).logits[:, -1]
         except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
             job.error = PolicyError(f"The model failed on this conversation: {error}")
@@ -250,7 +252,7 @@ class Engine:
         self._kv, self._mask = None, None
         if self._running:
             layers, mask = joined([job.layers for job in self._running], [job.length for job in self._running])
-            self._kv = DynamicCache(layers)
+            self._kv = cache_of(layers, self._layers)
             self._mask = mask if len(self._running) > 1 else None
         for job in (*self._running, *joining):
             job.layers = []

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
+from transformers.cache_utils import Cache, DynamicLayer
 
 Layers = list[tuple[torch.Tensor, torch.Tensor]]
 """Keys and values of each layer, (B, heads, L, width) each."""
@@ -98,6 +99,51 @@ def _common_prefix(a: npt.NDArray[np.int64], b: npt.NDArray[np.int64]) -> int:
     length = min(len(a), len(b))
     different = np.flatnonzero(a[:length] != b[:length])
     return int(different[0]) if len(different) else length
+
+
+class GrowingLayer(DynamicLayer):
+    """The KV cache of one layer in a buffer with room to grow: a token is written into it, where transformers' own
+    layer copies all that went before. `keys` and `values` are views of what stands in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._buffers: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Add (B, heads, new, width) keys and values; all of them so far."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        before = self.get_seq_length()
+        length = before + key_states.shape[-2]
+        if self._buffers is None or length > self._buffers[0].shape[-2]:
+            self._buffers = (
+                _roomier(self.keys, key_states, before, length),
+                _roomier(self.values, value_states, before, length),
+            )
+        keys, values = self._buffers
+        keys[:, :, before:length] = key_states
+        values[:, :, before:length] = value_states
+        self.keys, self.values = keys[:, :, :length], values[:, :, :length]
+        return self.keys, self.values
+
+
+def _roomier(old: torch.Tensor, new: torch.Tensor, before: int, length: int) -> torch.Tensor:
+    """A buffer with room for half as much again, holding the first `before` places of the old one."""
+    batch, heads, _, width = new.shape
+    buffer = new.new_empty(batch, heads, length + max(length // 2, 64), width)
+    if before:
+        buffer[:, :, :before] = old
+    return buffer
+
+
+def cache_of(layers: Layers, count: int) -> Cache:
+    """A cache of `count` growing layers that holds copies of `layers` (none: an empty cache)."""
+    cache = Cache(layers=[GrowingLayer() for _ in range(count)])
+    for index, (keys, values) in enumerate(layers):
+        cache.layers[index].update(keys, values)
+    return cache
 
 
 def joined(parts: Sequence[Layers], lengths: Sequence[int]) -> tuple[Layers, torch.Tensor]:
