@@ -18,7 +18,19 @@ from sifthinker.policy.boxes import WHOLE, Box, iou
 from sifthinker.policy.trace import AreaBox, Trace, parse, render
 from sifthinker.training.rewards import answer_reward, depth_reward, format_reward, grounding_reward, published
 
-REWARDS = ("format", "answer", "grounding", "depth")
+_ROBUST: dict[str, Callable[..., list[float]]] = {
+    "format": format_reward,
+    "answer": answer_reward,
+    "grounding": grounding_reward,
+    "depth": depth_reward,
+}
+_PUBLISHED: dict[str, Callable[..., list[float]]] = {
+    "format": published.format_reward,
+    "answer": published.answer_reward,
+    "grounding": published.grounding_reward,
+    "depth": published.depth_reward,
+}
+REWARDS = tuple(_ROBUST)
 
 
 @dataclass(frozen=True)
@@ -57,11 +69,9 @@ def earned(completions: Sequence[str], samples: Sequence[Sample]) -> dict[str, d
         "boxes": [sample.boxes for sample in samples],
         "depth": [sample.depth for sample in samples],
     }
-    robust = (format_reward, answer_reward, grounding_reward, depth_reward)
-    loose = (published.format_reward, published.answer_reward, published.grounding_reward, published.depth_reward)
     return {
-        "robust": {name: reward(**columns) for name, reward in zip(REWARDS, robust, strict=True)},
-        "published": {name: reward(**columns) for name, reward in zip(REWARDS, loose, strict=True)},
+        "robust": {name: reward(**columns) for name, reward in _ROBUST.items()},
+        "published": {name: reward(**columns) for name, reward in _PUBLISHED.items()},
     }
 
 

@@ -90,7 +90,7 @@ def _table(one: Explanation) -> Table:
     table.add_column("why", overflow="fold")
     for name, reward in one.rewards.items():
         why = Text(plain("\n".join(reward.why)))
-        if reward.published_why:
+        if reward.published_why and reward.published_why != reward.why:
             why.append(plain("\npublished: " + ", ".join(reward.published_why)), style="dim")
         table.add_row(name, f"{reward.robust:.3f}", f"{reward.published:.3f}", why)
     table.add_row("sum", f"{one.robust:.3f}", f"{one.published:.3f}", "")

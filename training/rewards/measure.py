@@ -35,7 +35,7 @@ def mean_depth(depth: DepthMap, box: Box) -> float:
     _summed[depth] = summed
     columns, across = _span(x1, x2, width)
     rows, down = _span(y1, y2, height)
-    total = float(down @ (depth.array[rows, columns] @ across))
+    total = float(down @ (depth.array[rows, columns] @ across.astype(np.float32)))  # float32 as the map: no copy of it
     return min(max(total / ((x2 - x1) * (y2 - y1)), 0.0), 1.0)
 
 

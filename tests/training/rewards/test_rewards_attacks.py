@@ -40,7 +40,7 @@ FOOLED = [
 
 @pytest.fixture(scope="module")
 def samples() -> list[Sample]:
-    return list(world_samples(80, seed=3))
+    return list(world_samples(40, seed=3))
 
 
 @pytest.fixture(scope="module")
