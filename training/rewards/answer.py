@@ -136,6 +136,8 @@ class AnswerReward:
             cases = [Case(asked[index], answer[index], given_answer(read[index])) for index in free]
             for index, score in zip(free, self.judge(cases), strict=True):
                 scores[index] = score
+        if self.judge is not None and (log_metric := columns.get("log_metric")) is not None:
+            log_metric("judge/failed", scores.count(None) / max(len(scores), 1))
         return scores
 
 

@@ -1,6 +1,7 @@
 """The rewards as the published code defines them, loopholes included: for reproduction and for comparison.
 
-Same names and columns as in `sifthinker.training.rewards`. What the published code stumbles over earns 0 here as there.
+Same names and columns as in `sifthinker.training.rewards`. What the published code stumbles over earns 0 here as there;
+so do boxes with NaN or infinity, where it would give NaN or what its geometry library makes of them.
 Two inputs come in another form: the depth as a map instead of a coloured picture of it, and the judge's score from
 `judge`, or, without one, from what can be verified.
 """

@@ -242,6 +242,13 @@ def test_a_group_that_failed_as_a_whole_stays_out(said: Said) -> None:
     assert memory.previous("a") == 0.5  # its last visit is still the one before
 
 
+def test_how_often_the_judge_failed_is_logged(said: Said) -> None:
+    logged: dict[str, float] = {}
+    reward = AnswerReward(judge=FixedJudge(1.0, None))
+    visit(reward, said, "x", "y", "cat", "cat", truth="cat", log_metric=logged.__setitem__)
+    assert logged == {"judge/failed": 0.25}
+
+
 def test_a_group_spread_over_processes_has_one_mean(said: Said) -> None:
     elsewhere = [("a", 1.0, 1.0), ("a", 0.5, 0.5)]
     memory = ProgressMemory()
