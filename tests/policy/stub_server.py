@@ -33,6 +33,8 @@ class StubServer:
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                # The client may be done with a reply before the thread that wrote it: let such threads leave first.
+                time.sleep(0.03)
                 with stub._lock:
                     act = stub.acts[min(len(stub.requests), len(stub.acts) - 1)]
                     stub.requests.append({**body, "_path": self.path})
