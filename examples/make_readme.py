@@ -5,6 +5,8 @@ python examples/make_readme_picture.py
 
 from __future__ import annotations
 
+import re
+import subprocess
 import sys
 import textwrap
 from pathlib import Path
@@ -16,19 +18,44 @@ from sifthinker.agent.pictures import annotate, step_colour
 from sifthinker.agent.words import box_words, depth_words
 from sifthinker.nodes.images import fit
 
-IMAGES = Path(__file__).parent / "images"
+ROOT = Path(__file__).parents[1]
+PICTURE = ROOT / "examples" / "images" / "focus-trace.png"
 QUESTION = "Which is closer to the camera, the blue cube or the cyan cube?"
+SESSION = (
+    ("examples/images/blocks.png", QUESTION),
+    ("examples/images/signs.png", "What does the sign on the red cylinder say?"),
+    ("examples/images/chelsea.jpg", "What color is the nearest object?"),
+)
 
 WIDTH, EDGE, GAP = 2560, 1120, 56  # drawn twice as large as it is saved, for smooth edges
 INK, SOFT, PAPER, ACCENT = "#1d1f23", "#5c626b", "#ffffff", "#0b6e4f"
 
 
-def main(policy: str = "embedded", image: str = "blocks.png", question: str = QUESTION) -> None:
-    result = ask(IMAGES / image, question, policy=policy)
+def main() -> None:
+    result = ask(ROOT / SESSION[0][0], QUESTION)
     page = draw_run(result)
-    page = page.resize((page.width // 2, page.height // 2), Image.Resampling.LANCZOS)
-    page.save(IMAGES / "focus-trace.png", optimize=True)
-    print(f"{result.answer}: {IMAGES / 'focus-trace.png'}")
+    page.resize((page.width // 2, page.height // 2), Image.Resampling.LANCZOS).save(PICTURE, optimize=True)
+    print(f"{PICTURE.relative_to(ROOT)}: {result.answer}")
+
+    readme = ROOT / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    session = f"<!-- session -->\n```console\n{terminal_session()}```\n<!-- /session -->"
+    readme.write_text(
+        re.sub(r"<!-- session -->.*<!-- /session -->", lambda _: session, text, flags=re.DOTALL), encoding="utf-8"
+    )
+    print("README.md: its session")
+
+
+def terminal_session() -> str:
+    """What `sifthinker ask` prints for the questions of the session, after each command as it is typed."""
+    shown = []
+    for image, question in SESSION:
+        program = [sys.executable, "-c", "from sifthinker.agent.cli import main; main()"]
+        done = subprocess.run(
+            [*program, "ask", image, question], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
+        )
+        shown.append(f'$ sifthinker ask {image} "{question}"\n{done.stdout}')
+    return "\n".join(shown)
 
 
 def draw_run(result: FocusResult) -> Image.Image:
@@ -74,4 +101,4 @@ def _paragraph(draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, size: 
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()
