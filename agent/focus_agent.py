@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -15,6 +15,7 @@ from langgraph.types import Command, Durability, Interrupt
 
 from sifthinker.agent.config import focus_config
 from sifthinker.agent.result import FocusResult
+from sifthinker.agent.stopping import stoppable
 from sifthinker.nodes.context import FocusConfig, FocusContext, Mode
 from sifthinker.nodes.events import FocusEvent, FocusPaused
 from sifthinker.nodes.images import ImageSource, LoadedImage, load_image
@@ -174,18 +175,13 @@ class FocusAgent(CompiledStateGraph[FocusState, FocusContext, FocusInput, FocusO
     def _run(
         self, given: Any, config: RunnableConfig | None, context: FocusContext
     ) -> Iterator[FocusEvent | FocusResult]:
-        record = None
-        parts = self.stream(given, config, context=context, stream_mode=["custom", "values"], output_keys=["result"])
-        for kind, part in parts:
-            if kind == "custom":
-                yield part
-            elif "__interrupt__" in part:
-                request: Interrupt = part["__interrupt__"][0]
-                yield FocusPaused.model_validate(request.value)
-            else:
-                record = part.get("result")
-        if record is not None:
-            yield FocusResult.from_record(record, context.view(record["image"]))
+        stop = threading.Event()
+
+        def work(tell: Callable[[FocusEvent | FocusResult], None]) -> None:
+            output = self.invoke(given, config, context=replace(context, stop=stop, on_event=tell))
+            tell(_paused(output) or _result(output, context))
+
+        return stoppable(work, stop)
 
     def _question(self, question: str, image: ImageSource | LoadedImage | None, options: Sequence[str]) -> HumanMessage:
         if not question.strip():
@@ -255,6 +251,12 @@ class FocusAgent(CompiledStateGraph[FocusState, FocusContext, FocusInput, FocusO
     def _configurable(self, config: RunnableConfig | None) -> dict[str, Any]:
         own = (self.config or {}).get("configurable", {})
         return {**own, **((config or {}).get("configurable") or {})}
+
+
+def _paused(output: dict[str, Any]) -> FocusPaused | None:
+    """What a person is to decide, where the run waits for one."""
+    requests: Sequence[Interrupt] = output.get("__interrupt__", ())
+    return FocusPaused.model_validate(requests[0].value) if requests else None
 
 
 def _result(output: dict[str, Any], context: FocusContext) -> FocusResult:

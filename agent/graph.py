@@ -18,6 +18,7 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 from langgraph.store.base import BaseStore
+from langgraph.types import StreamWriter
 
 from sifthinker.agent.config import DepthSource, focus_context
 from sifthinker.agent.focus_agent import FocusAgent
@@ -120,8 +121,18 @@ def _with(default: FocusContext | None, node: Node) -> BoundNode:
     def bound(state: FocusState, *, runtime: Runtime[FocusContext]) -> dict[str, Any]:
         if not isinstance(runtime.context, FocusContext) and default is not None:
             runtime = runtime.override(context=default)
+        if (on_event := runtime.context.on_event) is not None:
+            runtime = runtime.override(stream_writer=_both(runtime.stream_writer, on_event))
         return node(state, runtime)
 
     bound.__name__ = bound.__qualname__ = node.__name__
     bound.__doc__ = node.__doc__
     return bound
+
+
+def _both(first: StreamWriter, second: StreamWriter) -> StreamWriter:
+    def write(event: Any) -> None:
+        first(event)
+        second(event)
+
+    return write

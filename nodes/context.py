@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
@@ -15,10 +16,12 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from sifthinker.nodes.depth import DepthEstimator, DepthMap
+from sifthinker.nodes.events import FocusEvent
 from sifthinker.nodes.images import ImageLimits, ImageStore, MemoryImageStore, crop
 from sifthinker.policy.base import Policy
 from sifthinker.policy.boxes import Box
 from sifthinker.policy.dialect import Dialect, dialect_for
+from sifthinker.policy.errors import SifthinkerError
 
 Mode = Literal["direct", "internal", "tools"]
 """How the agent focuses: answer only; the whole trace in one completion; reason ⇄ focus with crops."""
@@ -47,6 +50,10 @@ class FocusConfig(BaseModel):
     interrupt_on_focus: bool = Field(default=False, description="Pause before each crop for a person's decision.")
     allow_urls: bool = Field(default=False, description="Whether image addresses in messages are fetched.")
     limits: ImageLimits = Field(default_factory=ImageLimits, description="What an image may be.")
+
+
+class RunStopped(SifthinkerError):
+    """The run was stopped from outside (`FocusContext.stop`)."""
 
 
 class View:
@@ -137,6 +144,10 @@ class FocusContext:
     """Mode, budgets, decoding."""
     views: Views = field(default_factory=Views, repr=False)
     """Depth maps and crops at hand."""
+    stop: threading.Event | None = field(default=None, repr=False)
+    """Once set, the run ends with `RunStopped` at the next token."""
+    on_event: Callable[[FocusEvent], None] | None = field(default=None, repr=False)
+    """Called with each event, besides LangGraph's `custom` stream (which costs a thread's wake-up for each)."""
 
     @cached_property
     def dialect(self) -> Dialect:

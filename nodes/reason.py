@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from langgraph.runtime import Runtime
 from langgraph.types import StreamWriter
 
-from sifthinker.nodes.context import FocusConfig, FocusContext
+from sifthinker.nodes.context import FocusConfig, FocusContext, RunStopped
 from sifthinker.nodes.conversation import Spent, conversation, named_so_far, said_so_far, shown_depth, spent, the_look
 from sifthinker.nodes.events import AreaProposed, TextWritten, Warned
 from sifthinker.nodes.reading import Reading, read_turn
 from sifthinker.nodes.state import AskTurn, FocusState, PolicyTurn, Turn
-from sifthinker.policy.base import PolicyProfile
+from sifthinker.policy.base import Completion, PolicyProfile
 from sifthinker.policy.boxes import Size
 from sifthinker.policy.errors import PolicyTimeout
 from sifthinker.policy.trace import AreaBox, AreaEvent, TextEvent, TraceStream
@@ -33,6 +33,7 @@ def reason(state: FocusState, runtime: Runtime[FocusContext]) -> dict[str, list[
 
     Raises:
         PolicyTimeout, PolicyUnavailable: the server did not answer, and nothing had been said before.
+        RunStopped: `context.stop` was set.
     """
     context, look, turns = runtime.context, the_look(state), state["turns"]
     view = context.view(look["image"])
@@ -79,6 +80,7 @@ def _call(
     started = time.perf_counter()
     turn = PolicyTurn(kind="policy", said="", then="answer", steps=0, tokens=[0, 0, 0], seconds=0.0)
     over = None
+    listener = _Listener(context, None if final else teller)
     try:
         completion = context.policy.generate(
             conversation(state, context),
@@ -87,13 +89,15 @@ def _call(
             temperature=config.temperature,
             seed=config.seed,
             timeout=timeout,
-            on_token=None if final else teller.heard,
+            on_token=listener if listener.needed else None,
         )
     except PolicyTimeout as error:
         if final and not said_so_far(state["turns"]):
             raise
         over = str(error).rstrip(".")
-    else:
+    except _Flooded:
+        completion = Completion("".join(listener.pieces), completion_tokens=len(listener.pieces))
+    if over is None:
         turn["said"] = _within(completion.text, config.max_completion_bytes)
         turn["tokens"] = [completion.prompt_tokens, completion.completion_tokens, completion.images]
         if len(turn["said"]) < len(completion.text):
@@ -142,6 +146,35 @@ def _within(text: str, max_bytes: int) -> str:
     return encoded[:max_bytes].decode("utf-8", errors="ignore")
 
 
+class _Flooded(Exception):
+    """The policy wrote more than a turn may hold."""
+
+
+class _Listener:
+    """Hears each piece of text as it is written: passes it on, and ends the call when it must end."""
+
+    def __init__(self, context: FocusContext, teller: _Teller | None) -> None:
+        self._stop, self._max_bytes = context.stop, context.config.max_completion_bytes
+        self._teller = teller if teller is not None and teller.live else None
+        self._bytes = 0
+        self.pieces: list[str] = []
+
+    @property
+    def needed(self) -> bool:
+        """Whether there is anything to listen for: a server tries a broken call again only if nobody listens."""
+        return self._stop is not None or self._teller is not None
+
+    def __call__(self, piece: str) -> None:
+        if self._stop is not None and self._stop.is_set():
+            raise RunStopped("The run was stopped.")
+        if self._teller is not None:
+            self._teller.heard(piece)
+        self.pieces.append(piece)
+        self._bytes += len(piece.encode("utf-8", errors="replace"))
+        if self._bytes > self._max_bytes:
+            raise _Flooded
+
+
 class _Teller:
     """Tells areas and texts as events: while they are written where the policy keeps to the grammar, else once read."""
 
@@ -156,8 +189,13 @@ class _Teller:
                 resized_size=profile.resized_size(image_size),
             )
 
+    @property
+    def live(self) -> bool:
+        """Whether it tells while the policy writes."""
+        return self._stream is not None
+
     def heard(self, piece: str) -> None:
-        """Take in a piece of text (`on_token`)."""
+        """Take in a piece of text."""
         if self._stream is None:
             return
         for event in self._stream.feed(piece):

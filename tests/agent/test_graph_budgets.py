@@ -125,6 +125,22 @@ def test_a_policy_that_floods_is_cut_off():
     assert not result.valid_trace
 
 
+def test_a_policy_that_writes_for_ever_is_ended_while_it_writes():
+    class Endless(ScriptedPolicy):
+        written = 0
+
+        def generate(self, messages, *, on_token=None, **options):
+            while ANSWER_NOW not in messages[-1].text:
+                Endless.written += 1
+                on_token("on and on ")
+            return super().generate(messages, on_token=on_token, **options)
+
+    result = ask(Endless(ANSWER), mode="internal", max_completion_bytes=1000)
+    assert result.answer == "red"
+    assert Endless.written == 101
+    assert "more than 1000 bytes" in result.warnings[-1]
+
+
 def test_a_cut_between_the_bytes_of_a_character_leaves_whole_characters():
     result = ask(ScriptedPolicy(Completion("é" * 400), ANSWER), mode="internal", max_completion_bytes=257)
     assert result.trace_text == "é" * 128 + ANSWER

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,14 @@ from langgraph.types import Command
 from PIL import Image
 from scripted import ScriptedPolicy, area, focus_lines
 
-from sifthinker.agent import FocusDecision, FocusResult, build_focus_graph, create_focus_agent, question_message
+from sifthinker.agent import (
+    FocusDecision,
+    FocusResult,
+    build_focus_graph,
+    create_focus_agent,
+    question_message,
+    stopping,
+)
 from sifthinker.agent.events import CropTaken, FocusPaused
 from sifthinker.nodes.images import FolderImageStore
 from sifthinker.policy.errors import UsageError
@@ -163,12 +171,57 @@ def test_a_second_run_on_a_busy_thread_is_refused_and_loses_nothing():
     assert texts == ["One?", "one", "Two?", "two"]
 
 
-def test_a_run_that_is_broken_off_frees_its_thread():
-    agent = create_focus_agent(ScriptedPolicy(*focus_lines(LEFT)), depth="none", checkpointer=MemorySaver())
+class EndlessPolicy(ScriptedPolicy):
+    """Writes for ever."""
+
+    def generate(self, messages, *, on_token=None, **options):
+        self.heard.append(list(messages))
+        while on_token is not None:
+            on_token("on ")
+            time.sleep(0.005)
+        return super().generate(messages, **options)
+
+
+@pytest.mark.parametrize("dialect", ["sif", "native"])
+def test_a_run_that_is_broken_off_ends_at_the_next_token_and_frees_its_thread(dialect):
+    policy = EndlessPolicy("<answer>x</answer>", dialect=dialect)
+    agent = create_focus_agent(policy, depth="none", mode="direct", checkpointer=MemorySaver())
     run = agent.ask_stream("One?", image=IMAGE, thread_id="t")
     next(run)
+    begun = time.monotonic()
     run.close()
-    assert agent.ask("Two?", thread_id="t").question == "Two?"
+    assert time.monotonic() - begun < stopping.PATIENCE_S
+    if dialect == "native":
+        assert agent.ask("Two?", thread_id="t").answer == "x"
+
+
+INTERRUPTED = """
+    import os, signal, threading, time
+    from PIL import Image
+    from scripted import ScriptedPolicy
+    from sifthinker.agent import create_focus_agent
+
+    class Endless(ScriptedPolicy):
+        def generate(self, messages, *, on_token=None, **options):
+            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+            while True:
+                on_token("on ")
+                time.sleep(0.005)
+
+    agent = create_focus_agent(Endless(""), depth="none")
+    try:
+        list(agent.ask_stream("One?", image=Image.new("RGB", (64, 64))))
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+"""
+
+
+def test_ctrl_c_stops_the_answer_at_once():
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    program = [sys.executable, "-c", textwrap.dedent(INTERRUPTED)]
+    run = subprocess.run(program, env=environment, check=True, capture_output=True, text=True, timeout=60)
+    assert run.stdout.strip() == "interrupted"
+    assert "Traceback" not in run.stderr
 
 
 def paused_agent(*lines, **options):
@@ -279,8 +332,6 @@ def test_a_run_forks_from_an_earlier_step():
 
 
 def test_the_time_a_person_takes_is_not_the_run_s():
-    import time
-
     _, agent, _ = paused_agent(*focus_lines(LEFT, answer="red"), deadline_s=2)
     time.sleep(0.3)
     *_, result = agent.resume("t", "approve")
