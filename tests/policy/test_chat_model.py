@@ -1,0 +1,157 @@
+"""Any policy as a LangChain chat model: LangChain's own standard suites, and what they do not cover.
+
+The standard suites need `pip install langchain-tests`; without it they are skipped.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import threading
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
+from PIL import Image
+
+from sifthinker.policy.chat_model import FocusChatModel, policy_messages
+from sifthinker.policy.errors import ImageError, UsageError
+from sifthinker.policy.local import LocalPolicy
+from sifthinker.policy.messages import message
+
+suites = pytest.importorskip("langchain_tests.integration_tests")
+units = pytest.importorskip("langchain_tests.unit_tests")
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*marked with '@pytest.mark.asyncio' but it is not an async function"),
+]
+
+
+class _OnTinyModel:
+    """What both suites are told: which class, and what it can."""
+
+    policy: LocalPolicy
+
+    @pytest.fixture(autouse=True)
+    def _tiny(self, shared_policy: Callable[[str], LocalPolicy]) -> None:
+        self.policy = shared_policy("qwen3_vl")
+
+    @property
+    def chat_model_class(self) -> type[FocusChatModel]:
+        return FocusChatModel
+
+    @property
+    def chat_model_params(self) -> dict[str, Any]:
+        return {"policy": self.policy}
+
+    @property
+    def supports_image_inputs(self) -> bool:
+        return True
+
+    @property
+    def supports_image_tool_message(self) -> bool:
+        return False
+
+    @property
+    def has_tool_calling(self) -> bool:
+        return False
+
+    @property
+    def has_structured_output(self) -> bool:
+        return False
+
+
+class TestStandardUnits(_OnTinyModel, units.ChatModelUnitTests):  # type: ignore[name-defined, misc]
+    """LangChain's unit suite."""
+
+
+@pytest.mark.asyncio
+class TestStandardIntegration(_OnTinyModel, suites.ChatModelIntegrationTests):  # type: ignore[name-defined, misc]
+    """LangChain's integration suite, on a real tiny model. Its picture is made here: the suite would download one."""
+
+    @pytest.fixture(autouse=True)
+    def _picture(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        content = base64.b64decode(png(Image.new("RGB", (64, 48), "red")))
+        monkeypatch.setattr(
+            "langchain_tests.integration_tests.chat_models.httpx.get", lambda *_, **__: SimpleNamespace(content=content)
+        )
+
+
+def png(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def test_messages_become_what_a_policy_takes() -> None:
+    data = png(Image.new("RGB", (9, 7), "red"))
+    system, first, mine, tool, last = policy_messages(
+        [
+            SystemMessage("Be brief."),
+            HumanMessage(
+                [{"type": "text", "text": "What?"}, {"type": "image", "base64": data, "mime_type": "image/png"}]
+            ),
+            AIMessage("A thing."),
+            ToolMessage("It is near.", tool_call_id="1"),
+            HumanMessage([{"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}]),
+        ]
+    )
+    assert (system, mine) == (message("system", "Be brief."), message("assistant", "A thing."))
+    assert [turn.role for turn in (first, tool, last)] == ["user"] * 3
+    assert first.text == "What?"
+    assert first.images[0].size == last.images[0].size == (9, 7)
+    assert tool.text == "<tool_response>It is near.</tool_response>"
+
+
+def test_the_answer_is_the_policys(shared_policy: Callable[[str], LocalPolicy]) -> None:
+    policy = shared_policy("qwen3_vl")
+    model = FocusChatModel(policy=policy, max_tokens=20)
+    answer = model.invoke("Hello?")
+    expected = policy.generate([message("user", "Hello?")], max_new_tokens=20)
+    assert answer.content == expected.text
+    assert answer.usage_metadata["output_tokens"] == 20
+    assert answer.response_metadata["finish_reason"] == "length"
+    assert "".join(chunk.content for chunk in model.stream("Hello?")) == expected.text
+    assert model.invoke("Hello?", max_tokens=5).usage_metadata["output_tokens"] == 5
+    stop = expected.text[2:4]
+    assert model.invoke("Hello?", stop=[stop]).content.endswith(stop)
+
+
+def test_a_stream_that_is_closed_ends_the_generation(shared_policy: Callable[[str], LocalPolicy]) -> None:
+    model = FocusChatModel(policy=shared_policy("qwen3_vl"), max_tokens=100_000)
+    before = threading.active_count()
+    started = time.monotonic()
+    stream = model.stream("Hello?")
+    next(stream)
+    stream.close()
+    assert time.monotonic() - started < 30
+    assert threading.active_count() <= before
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}},
+        {"type": "image", "url": "file:///etc/passwd"},
+        {"type": "image", "file_id": "abc"},
+        {"type": "audio", "base64": "AAAA", "mime_type": "audio/wav"},
+    ],
+)
+def test_nothing_is_fetched_and_other_media_are_refused(block: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        policy_messages([HumanMessage([block])])
+
+
+@pytest.mark.parametrize("data", ["AAAA", "not base64!", "R0lGODlhAQABAAAAACw=", png(Image.new("L", (9000, 1)))])
+def test_what_is_no_fitting_image_is_refused(data: str) -> None:
+    with pytest.raises(ImageError):
+        policy_messages([HumanMessage([{"type": "image", "base64": data, "mime_type": "image/png"}])])
+
+
+def test_a_name_is_loaded_when_first_needed() -> None:
+    model = FocusChatModel(policy="no such policy")
+    with pytest.raises(UsageError, match="Known forms"):
+        model.invoke("Hello?")
