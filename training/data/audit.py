@@ -10,6 +10,7 @@ Three kinds of evidence, none of which decides for the reader; the space stays t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -17,7 +18,7 @@ from itertools import islice
 from pydantic import BaseModel, Field
 
 from sifthinker.policy.boxes import BoxSpace, Size, hull, iou, to_unit
-from sifthinker.training.data.make import Refusal, opened
+from sifthinker.training.data.intake import Refusal, opened
 from sifthinker.training.data.samples import SourceSample
 from sifthinker.training.data.sources import Source
 
@@ -62,6 +63,9 @@ class _Tally:
     band_boxes: int = 0
 
     def add(self, sample: SourceSample, size: Size) -> None:
+        if not all(math.isfinite(value) for box in (*sample.boxes, *sample.witness) for value in box):
+            self.boxes += len(sample.boxes)  # of no use in any space
+            return
         told_size = sample.annotated_size or size
         self.boxes += len(sample.boxes)
         for space in SPACES:

@@ -23,7 +23,7 @@ from sifthinker.nodes.depth import DepthEstimator, load_depth
 from sifthinker.policy.errors import DataError, UsageError
 from sifthinker.training.data.config import BuildConfig
 from sifthinker.training.data.depths import DepthShelf
-from sifthinker.training.data.files import PART, locked, remove_parts, unwritable, write_whole
+from sifthinker.training.data.files import PART, Gate, locked, remove_parts, unwritable, write_whole
 from sifthinker.training.data.make import Maker, RecordMaker
 from sifthinker.training.data.records import FORMAT
 from sifthinker.training.data.runner import Progress, Runner
@@ -73,8 +73,9 @@ def build(
         "teacher_name": writer.name,
         "depth_name": estimator.name if estimator is not None else config.depth,
     }
-    shelf = None if config.depth == "none" and depth is None else DepthShelf(out, estimator)
-    maker = RecordMaker(config, out, writer, shelf)
+    gate = Gate()
+    shelf = None if config.depth == "none" and depth is None else DepthShelf(out, estimator, gate)
+    maker = RecordMaker(config, out, writer, shelf, gate)
     try:
         return fill(out, sources, maker, told, config, counts=writer.counts, on_progress=on_progress)
     finally:

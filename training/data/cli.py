@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -58,66 +58,19 @@ def build(
     The same command goes on where a run ended. Samples that were refused are kept with their reason.
     """
     from sifthinker.training.data.build import build as run
+    from sifthinker.training.data.sources import load_config
 
-    told = _config(config, source, teacher, depth, published, seed, limit, per_dataset, concurrency)
+    told = load_config(
+        config,
+        sources=source or (),
+        whole={"depth": depth, "seed": seed, "concurrency": concurrency},
+        teacher={"name": teacher},
+        expansion={"published": published},
+        each_source={"limit": limit, "per_dataset": per_dataset},
+    )
     with _progress("Samples") as (console, tick):
         done = run(told, out, on_progress=tick)
     console.print(_sentence(done, told, out))
-
-
-def _config(
-    path: Path | None,
-    source: list[str] | None,
-    teacher: str | None,
-    depth: str | None,
-    published: bool | None,
-    seed: int | None,
-    limit: int | None,
-    per_dataset: int | None,
-    concurrency: int | None,
-) -> BuildConfig:
-    """The configuration of a file with the options of the command line on top."""
-    from pydantic import ValidationError
-
-    from sifthinker.policy.errors import UsageError
-    from sifthinker.training.data.config import BuildConfig
-    from sifthinker.training.data.sources import parse_source
-
-    fields: dict[str, Any] = _yaml(path) if path else {}
-    if source:
-        fields["sources"] = [parse_source(spec).model_dump() for spec in source]
-    if not fields.get("sources"):
-        raise UsageError("No source is named: give --source KIND:PATH, for instance --source world:world/train.")
-    for name, value in {"depth": depth, "seed": seed, "concurrency": concurrency}.items():
-        if value is not None:
-            fields[name] = value
-    if teacher is not None:
-        fields["teacher"] = {**fields.get("teacher", {}), "name": teacher}
-    if published is not None:
-        fields["expansion"] = {**fields.get("expansion", {}), "published": published}
-    for name, value in {"limit": limit, "per_dataset": per_dataset}.items():
-        if value is not None:
-            fields["sources"] = [{**one, name: value} for one in fields["sources"]]
-    try:
-        return BuildConfig.model_validate(fields)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"The configuration does not fit at {place!r}: {first['msg']}.") from error
-
-
-def _yaml(path: Path) -> dict[str, Any]:
-    import yaml
-
-    from sifthinker.policy.errors import UsageError
-
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(found, dict):
-        raise UsageError(f"{path} should be a mapping with the fields of a build's configuration.")
-    return found
 
 
 @app.command()

@@ -73,4 +73,5 @@ class BuildConfig(BaseModel):
         told = self.model_dump(mode="json", exclude=operational)
         for name in ("call_timeout", "retries", "price_in", "price_out"):
             del told["teacher"][name]
+        told["teacher"]["name"] = self.teacher.name.partition("@")[0]  # a server may move
         return told

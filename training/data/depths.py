@@ -11,7 +11,7 @@ from PIL import Image
 from sifthinker.nodes.depth import DepthEstimator, DepthMap, FixedDepth, depth_to_rgb
 from sifthinker.nodes.images import LoadedImage
 from sifthinker.policy.errors import DepthError
-from sifthinker.training.data.files import write_whole
+from sifthinker.training.data.files import Gate, write_whole
 
 
 class DepthShelf:
@@ -24,10 +24,12 @@ class DepthShelf:
     Args:
         folder: of the data set.
         estimator: what tells the depth of an image that comes without; None: nothing does.
+        gate: passed for writing.
     """
 
-    def __init__(self, folder: Path, estimator: DepthEstimator | None) -> None:
+    def __init__(self, folder: Path, estimator: DepthEstimator | None, gate: Gate) -> None:
         self.folder = folder
+        self.gate = gate
         self._estimator = estimator
         self._lock = threading.Lock()
 
@@ -64,10 +66,11 @@ class DepthShelf:
     def keep(self, sha256: str, depth: DepthMap) -> None:
         """Keep a map for an image's hash."""
         map_name, picture_name = self.names(sha256)
-        (self.folder / map_name).parent.mkdir(parents=True, exist_ok=True)
-        write_whole(self.folder / map_name, depth.to_png16)
         colours = depth.picture()
-        write_whole(self.folder / picture_name, lambda part: colours.save(part, "PNG"))
+        with self.gate:
+            (self.folder / map_name).parent.mkdir(parents=True, exist_ok=True)
+            write_whole(self.folder / map_name, depth.to_png16)
+            write_whole(self.folder / picture_name, lambda part: colours.save(part, "PNG"))
 
     def _estimate(self, image: LoadedImage) -> DepthMap:
         if self._estimator is None:

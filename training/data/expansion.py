@@ -7,10 +7,15 @@ in `ExpansionConfig`.
 
 **Growing.** All boxes grow by the same number of pixels on each side, a part of the way that is still to go:
 max(rem_x · width, rem_y · height) / steps. The published rem of an axis is 1 − max(lo) − min(hi), which is negative for
-boxes right of or below the middle: those grew by one pixel. Here rem is max(max(lo), 1 − min(hi)), the longest way that
-a side still has to the image's edge: never negative, the same for a mirrored image, and after `steps` such steps the
-whole image is reached. `published=True` gives the published step, its rounding (down to pixels, then to decimals)
-included.
+boxes right of or below the middle: those grew by one pixel. Here rem is max(min(lo), 1 − max(hi)), the longest way that
+the boxes together still have to an edge of the image: never negative, the same for a mirrored image, and `steps` such
+steps reach the whole image.
+
+**A wrong area** has the published size and place: next to a corner of the hull, else anywhere clear of it. Since the
+hull of several boxes seldom leaves room, one of the boxes serves instead of it here, the area is clear of them all, and
+where its random size finds no place, another one is tried.
+
+`published=True` gives the published step and wrong area, and the published rounding (down to pixels, then to decimals).
 """
 
 from __future__ import annotations
@@ -24,7 +29,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from sifthinker.nodes.depth import DepthMap
-from sifthinker.policy.boxes import WHOLE, Box, Size, expand, hull, iou
+from sifthinker.policy.boxes import WHOLE, Box, Size, expand, hull, iou, pairwise_iou
 from sifthinker.policy.trace import AreaBox
 
 AreaKind = Literal["answer", "grown", "hull", "distractor", "whole"]
@@ -43,7 +48,8 @@ class ExpansionConfig(BaseModel):
     distractor_grow: float = Field(default=1.2, gt=0, description="A wrong area is the area's box, grown by this, …")
     distractor_scale: tuple[float, float] = Field(default=(0.7, 1.3), description="… scaled at random in this range, …")
     distractor_iou: float = Field(default=0.001, gt=0, le=1, description="… moved where its IoU is below this.")
-    distractor_attempts: int = Field(default=1000, ge=0, description="Places tried before there is none.")
+    distractor_sizes: int = Field(default=8, ge=1, description="Sizes tried before there is none; published: 1.")
+    distractor_attempts: int = Field(default=1000, ge=0, description="Places tried for each size.")
     same_iou: float = Field(
         default=0.98, gt=0, le=1, description="An area this close to its neighbour is left out (not if published)."
     )
@@ -89,20 +95,23 @@ def reverse_expansion(
     areas = [_area("answer", answer), _area("grown", grown)]
     if len(grown) > 1 and config.hull:
         areas.append(_area("hull", [around]))
-    if rng.random() < config.distractor and (wrong := distractor(around, rng, config)) is not None:
-        areas.append(_area("distractor", [wrong]))
+    if rng.random() < config.distractor:
+        beside, clear_of = (around, [around]) if config.published else (grown[int(rng.integers(len(grown)))], grown)
+        if (wrong := distractor(beside, clear_of, rng, config)) is not None:
+            areas.append(_area("distractor", [wrong]))
     areas.append(_area("whole", [WHOLE]))
     return areas if config.published else _without_repeats(areas, config.same_iou)
 
 
 def remaining(boxes: Sequence[Box], *, published: bool = False) -> tuple[float, float]:
     """How much of the width and of the height is left to grow into; see the module's text."""
+    lows = [[box[axis] for box in boxes] for axis in (0, 1)]
+    highs = [[box[axis + 2] for box in boxes] for axis in (0, 1)]
     x, y = (
-        (max(box[axis] for box in boxes), min(box[axis + 2] for box in boxes)) for axis in (0, 1)
-    )  # (largest low side, smallest high side) of each axis
-    if published:
-        return 1 - x[0] - x[1], 1 - y[0] - y[1]
-    return max(x[0], 1 - x[1]), max(y[0], 1 - y[1])
+        1 - max(low) - min(high) if published else max(min(low), 1 - max(high))
+        for low, high in zip(lows, highs, strict=True)
+    )
+    return x, y
 
 
 def step_px(boxes: Sequence[Box], size: Size, config: ExpansionConfig) -> float:
@@ -127,26 +136,36 @@ def merge_overlaps(boxes: Sequence[Box]) -> list[Box]:
     return merged
 
 
-def distractor(around: Box, rng: np.random.Generator, config: ExpansionConfig) -> Box | None:
+def distractor(beside: Box, clear_of: Sequence[Box], rng: np.random.Generator, config: ExpansionConfig) -> Box | None:
     """A box of about the same size elsewhere: beyond a corner of the given box where that fits, else anywhere.
 
-    None where no place is found with an IoU below `config.distractor_iou`.
+    None where no place is found whose IoU with every box of `clear_of` is below `config.distractor_iou`.
     """
-    low, high = config.distractor_scale
-    x1, y1, x2, y2 = expand(expand(around, config.distractor_grow), float(rng.uniform(low, high)))
-    width, height = x2 - x1, y2 - y1
-    lefts = [left for left in (around[2], around[0] - width) if 0 <= left <= 1 - width]
-    tops = [top for top in (around[3], around[1] - height) if 0 <= top <= 1 - height]
-    corners = [(left, top) for left in lefts for top in tops]
-    if corners:
-        places = [corners[int(rng.integers(len(corners)))]]
-    else:
-        places = (rng.random((config.distractor_attempts, 2)) * [1 - width, 1 - height]).tolist()
-    for left, top in places:
-        box = rounded((left, top, min(left + width, 1.0), min(top + height, 1.0)), config.decimals)
-        if iou(box, around) < config.distractor_iou:
-            return box
+    for _ in range(1 if config.published else config.distractor_sizes):
+        scale = float(rng.uniform(*config.distractor_scale))
+        found = _elsewhere(beside, expand(expand(beside, config.distractor_grow), scale), clear_of, rng, config)
+        if found is not None:
+            return found
     return None
+
+
+def _elsewhere(
+    beside: Box, wrong: Box, clear_of: Sequence[Box], rng: np.random.Generator, config: ExpansionConfig
+) -> Box | None:
+    """A box of the size of `wrong` at a free place, the corners of `beside` first."""
+    x1, y1, x2, y2 = wrong
+    width, height = x2 - x1, y2 - y1
+    lefts = [left for left in (beside[2], beside[0] - width) if 0 <= left <= 1 - width]
+    tops = [top for top in (beside[3], beside[1] - height) if 0 <= top <= 1 - height]
+    corners = rng.permutation([(left, top) for left in lefts for top in tops]).reshape(-1, 2)
+    anywhere = rng.random((config.distractor_attempts, 2)) * [1 - width, 1 - height]
+    low = np.concatenate([corners, anywhere])  # (places, 2)
+    places = np.round(np.concatenate([low, np.minimum(low + np.array([width, height]), 1.0)], axis=1), config.decimals)
+    free = np.flatnonzero((pairwise_iou(places, clear_of) < config.distractor_iou).all(axis=1))
+    if not len(free):
+        return None
+    left, top, right, bottom = places[free[0]].tolist()
+    return rounded((left, top, right, bottom), config.decimals)
 
 
 def rounded(box: Box, decimals: int) -> Box:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ PART = ".part"
 """Ending of a file that is being written; one that is left over is worth nothing."""
 
 
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Have `write` fill a file beside `path`, then put it in its place: there and on disk, or as it was before."""
     part = _beside(path)
     try:
@@ -59,6 +60,36 @@ def remove_parts(folder: Path) -> None:
     """Remove what a broken-off run left half-written."""
     for part in folder.rglob(f"*{PART}"):
         part.unlink(missing_ok=True)
+
+
+class Stopped(Exception):
+    """A thread wanted to write to a folder that its process has given up."""
+
+
+class Gate:
+    """Lets threads write to a folder until the process is done with it: after `close` none is writing or will."""
+
+    def __init__(self) -> None:
+        self._writing = 0
+        self._closed = False
+        self._changed = threading.Condition()
+
+    def __enter__(self) -> None:
+        with self._changed:
+            if self._closed:
+                raise Stopped
+            self._writing += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._changed:
+            self._writing -= 1
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Wait until nobody writes, and let nobody begin."""
+        with self._changed:
+            self._closed = True
+            self._changed.wait_for(lambda: self._writing == 0)
 
 
 def _beside(path: Path) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,32 +11,22 @@ import numpy as np
 
 from sifthinker.nodes.depth import DepthMap
 from sifthinker.nodes.image_files import sniff
-from sifthinker.nodes.images import LoadedImage, load_image
-from sifthinker.policy.boxes import Box, BoxSpace, Size, area, clip, hull, iou, is_valid, to_unit
+from sifthinker.nodes.images import LoadedImage
+from sifthinker.policy.boxes import Box
 from sifthinker.policy.errors import DataError, DepthError, ImageError, TraceError
 from sifthinker.policy.trace import Trace
 from sifthinker.training.data.config import BuildConfig
 from sifthinker.training.data.depths import DepthShelf
 from sifthinker.training.data.expansion import Area, forward_areas, measured
-from sifthinker.training.data.files import bring
+from sifthinker.training.data.files import Gate, bring
+from sifthinker.training.data.intake import Refusal, normalised, opened
 from sifthinker.training.data.records import Provenance, Record, Reject, conversation
 from sifthinker.training.data.samples import BadRow, SourceSample, inside
 from sifthinker.training.data.sources import Source
 from sifthinker.training.data.teacher import Reply, Task, Teacher
 from sifthinker.training.data.verify import Verdict, verify
 
-MIN_INSIDE = 0.8
-"""Of a box at least this share must lie in the image; what sticks out is cut off."""
-_ASPECT = 0.02
 _MAX_TEXT = 8_000
-
-
-class Refusal(Exception):
-    """A sample that cannot become a record: a reason to count by, and a sentence."""
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
 
 
 class Maker(Protocol):
@@ -46,6 +35,11 @@ class Maker(Protocol):
     It raises a PolicyError where the teacher failed (which says nothing about the sample), and an OSError where the
     folder cannot be written.
     """
+
+    @property
+    def gate(self) -> Gate:
+        """Passed by every thread that writes to the folder."""
+        ...
 
     def __call__(self, position: int, source: Source, sample: SourceSample | BadRow) -> Record | Reject: ...
 
@@ -76,6 +70,7 @@ class RecordMaker:
     teacher: Teacher
     shelf: DepthShelf | None
     """None: records go without depth."""
+    gate: Gate
     _expansion: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -102,7 +97,9 @@ class RecordMaker:
         provenance = provenance_of(position, source, sample, self.teacher.name, effort).model_copy(
             update={"depth": depth_name, "expansion": self._expansion, "notes": list(image.warnings)}
         )
-        return finished(self.folder, path, image, sample, areas[-1].xyxy, trace, self.shelf, decimals, provenance)
+        return finished(
+            self.folder, path, image, sample, areas[-1].xyxy, trace, self.shelf, decimals, provenance, self.gate
+        )
 
     def _depth(self, source: Source, sample: SourceSample, image: LoadedImage) -> tuple[DepthMap | None, str]:
         if self.shelf is None:
@@ -144,68 +141,6 @@ class RecordMaker:
         raise Refusal(verdict.reason, verdict.message)
 
 
-def opened(source: Source, name: str) -> tuple[Path, LoadedImage]:
-    """The file of a sample's image, and the image.
-
-    Raises:
-        Refusal: "outside", or "image:CODE" with a code of `ImageError`.
-    """
-    try:
-        path = inside(source.images, name, links=source.config.links)
-        return path, load_image(path)
-    except DataError as error:
-        raise Refusal("outside", str(error)) from error
-    except ImageError as error:
-        message = (
-            str(error).replace(str(source.images), "").replace("'/", "'")
-        )  # no paths of this machine in a data set
-        raise Refusal(f"image:{error.reason}", message) from error
-
-
-def normalised(sample: SourceSample, size: Size, config: BuildConfig) -> list[Box]:
-    """The boxes of a sample as normalised xyxy, once it is sure that they can be meant so.
-
-    Raises:
-        Refusal: "size" (the boxes are for an image of another shape), "outside_image", "too_small", "too_many", or
-            "box_space" (the sample says its boxes twice, and the two disagree).
-    """
-    annotated = sample.annotated_size
-    if annotated is not None and abs(annotated[0] * size[1] / (annotated[1] * size[0]) - 1) > _ASPECT:
-        raise Refusal(
-            "size", f"The boxes are for an image of {annotated[0]} × {annotated[1]}, but it is {size[0]} × {size[1]}."
-        )
-    if len(sample.boxes) > config.max_boxes:
-        raise Refusal("too_many", f"Expected at most {config.max_boxes} boxes, got {len(sample.boxes)}.")
-    shown = annotated if annotated is not None and sample.space is BoxSpace.PIXEL else size
-    boxes = [_inside_image(box, sample) for box in to_unit(sample.boxes, sample.space, image_size=shown)]
-    for x1, y1, x2, y2 in boxes:
-        if min((x2 - x1) * size[0], (y2 - y1) * size[1]) < config.min_box_px:
-            raise Refusal("too_small", f"Expected boxes of at least {config.min_box_px:g} pixels a side.")
-    if sample.witness:
-        said = to_unit(sample.witness, BoxSpace.PIXEL, image_size=size)
-        agreement = iou(hull(boxes), hull(said))
-        if agreement < config.min_witness_iou:
-            raise Refusal(
-                "box_space",
-                f"The box read as {sample.space.value} and the row's own pixels have an IoU of {agreement:.2f} on an "
-                f"image of {size[0]} × {size[1]}: is this the image in its original size?",
-            )
-    return boxes
-
-
-def _inside_image(box: Box, sample: SourceSample) -> Box:
-    if all(math.isfinite(value) for value in box) and area(box) > 0:
-        kept = clip(box)
-        if is_valid(kept) and area(kept) >= MIN_INSIDE * area(box):
-            return kept
-    shown = ", ".join(f"{value:.3g}" for value in box)
-    raise Refusal(
-        "outside_image",
-        f"A box read as {sample.space.value} is ({shown}) of width and height, which is not in the image: are the "
-        "boxes in another space?",
-    )
-
-
 def provenance_of(position: int, source: Source, sample: SourceSample, teacher: str, effort: Effort) -> Provenance:
     """Where a record came from."""
     return Provenance(
@@ -232,12 +167,14 @@ def finished(
     shelf: DepthShelf | None,
     decimals: int,
     provenance: Provenance,
+    gate: Gate,
 ) -> Record:
     """The record, its image brought into the folder."""
     with path.open("rb") as file:
         kind = sniff(file.read(64))
     rgb = f"images/{image.sha256[:2]}/{image.sha256}.{kind.lower()}"
-    bring(path, folder / rgb)
+    with gate:
+        bring(path, folder / rgb)
     names = shelf.names(image.sha256) if shelf is not None else None
     try:
         written, prompt, messages = conversation(
@@ -269,18 +206,18 @@ def reject_of(
     position: int, source: Source, sample: SourceSample | BadRow, effort: Effort, reason: str, message: str
 ) -> Reject:
     """A reject, with what was there of the sample."""
-    known = isinstance(sample, SourceSample)
+    known = sample if isinstance(sample, SourceSample) else None
     return Reject(
         id=f"{source.config.kind}-{position:07d}",
         source=source.config.kind,
-        dataset=sample.dataset if known else "",
+        dataset=known.dataset if known else "",
         row_id=sample.row_id,
         position=position,
         reason=reason,
-        message=_storable(message),
-        rgb=sample.image if known else "",
-        question=sample.question if known else "",
-        answer=sample.answer if known else "",
+        message=_storable(message.replace(f"{source.images}/", "")),  # a data set tells nothing of the machine
+        rgb=known.image if known else "",
+        question=known.question if known else "",
+        answer=known.answer if known else "",
         text=_storable(effort.text),
         attempts=effort.attempts,
         prompt_tokens=effort.prompt_tokens,

@@ -64,8 +64,9 @@ def _text(task: Task, index: int) -> str:
 
 
 def _wanted(task: Task) -> str:
-    """What is to be found, by name where the source tells names."""
-    if task.labels and len(task.labels) <= _MOST_NAMED:
+    """What is to be found, by name where the question itself names it: a name may be the answer."""
+    asked = task.question.casefold()
+    if task.labels and len(task.labels) <= _MOST_NAMED and all(label.casefold() in asked for label in task.labels):
         return _list([_the(label) for label in task.labels])
     count = len(task.areas[-1].boxes)
     return "the place that decides the question" if count == 1 else f"the {count} places that decide the question"

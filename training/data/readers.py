@@ -15,8 +15,8 @@ from sifthinker.training.data.samples import (
     SourceSample,
     box_of,
     boxes_of,
-    dataset_name,
     row_name,
+    short_text,
     size_of,
     text_of,
     texts_of,
@@ -55,14 +55,14 @@ def _viscot(row: Row, position: int, config: SourceConfig) -> SourceSample:
     if not isinstance(turns, list) or len(turns) < 4 or not all(isinstance(turn, dict) for turn in turns):
         raise RowError("schema", "Expected four conversations (question, box, image, answer).")
     names = row.get("image")
-    if not isinstance(names, list) or not names or not isinstance(names[0], str):
+    if not isinstance(names, list) or not names:
         raise RowError("schema", "Expected image to be a list of a name and the name with its crop.")
     question = _VISCOT_QUESTION.sub("", str(turns[0].get("value") or ""))
     return SourceSample(
         row_id=row_name(row, ("question_id", "id"), position),
-        dataset=dataset_name(row, "viscot"),
-        split=_split(row),
-        image=names[0],
+        dataset=short_text(row, "dataset", "viscot"),
+        split=short_text(row, "split", ""),
+        image=text_of({"image": names[0]}, "image"),
         question=text_of({"question": question}, "question"),
         answer=text_of({"answer": turns[3].get("value")}, "answer"),
         boxes=boxes_of(_listed(turns[1].get("value"))),
@@ -83,15 +83,15 @@ def _crop_of(names: list[Any]) -> tuple[tuple[float, float, float, float], ...]:
     """The pixel box behind ### in the name of a crop, none where there is none."""
     if not names or not isinstance(names[0], str) or "###" not in names[0]:
         return ()
-    return (box_of(_listed(names[0].rpartition("###")[2])[0]),)
+    return boxes_of(_listed(names[0].rpartition("###")[2]))
 
 
 def _pixel_rows(row: Row, position: int, config: SourceConfig) -> SourceSample:
     """question, answer, image, bboxs in pixels; width and height where they are told."""
     return SourceSample(
         row_id=row_name(row, ("question_id", "id"), position),
-        dataset=dataset_name(row, config.kind),
-        split=_split(row),
+        dataset=short_text(row, "dataset", config.kind),
+        split=short_text(row, "split", ""),
         image=text_of(row, "image"),
         question=text_of(row, "question"),
         answer=text_of(row, "answer"),
@@ -114,8 +114,8 @@ def _refcoco(row: Row, position: int, config: SourceConfig) -> SourceSample:
     x, y, right, bottom = box_of(row.get("bbox"))
     return SourceSample(
         row_id=row_name(row, ("sent_id", "question_id", "id"), position),
-        dataset=str(row.get("dataset_name") or "refcoco").rpartition("/")[2],
-        split=_split(row),
+        dataset=short_text(row, "dataset_name", "refcoco").rpartition("/")[2],
+        split=short_text(row, "split", ""),
         family="refer",
         image=text_of(row, "img_path"),
         question=config.question.replace("{expression}", expression),
@@ -142,9 +142,9 @@ def _jsonl(row: Row, position: int, config: SourceConfig) -> SourceSample:
     labels = [text_of(entry, "label") for entry in entries if isinstance(entry, dict) and entry.get("label")]
     return SourceSample(
         row_id=row_name(row, ("id",), position),
-        dataset=dataset_name(row, "jsonl"),
-        split=_split(row),
-        family=text_of(row, "family", default="-").strip("-"),
+        dataset=short_text(row, "dataset", "jsonl"),
+        split=short_text(row, "split", ""),
+        family=short_text(row, "family", ""),
         image=text_of(row, "image"),
         question=text_of(row, "question"),
         answer=text_of(row, "answer"),
@@ -160,11 +160,6 @@ def _world(row: Row, position: int, config: SourceConfig) -> SourceSample:
     """A line of `questions.jsonl`, with the renderer's depth."""
     sample = _jsonl(row, position, config)
     return sample.model_copy(update={"dataset": "world", "depth": text_of(row, "depth")})
-
-
-def _split(row: Row) -> str:
-    value = row.get("split")
-    return value[:40] if isinstance(value, str) else ""
 
 
 KINDS: dict[str, Kind] = {

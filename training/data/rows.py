@@ -74,7 +74,7 @@ def _row(line: str) -> Row | RowError:
 def _array(file: TextIO, path: Path) -> Iterator[Row | RowError]:
     """The objects of an array whose opening bracket has been read."""
     decoder = json.JSONDecoder()
-    text, at, wanted, index = "", 0, _CHUNK, 0
+    text, at, index = "", 0, 0
     while True:
         at = _skip(text, at, " \t\r\n" if index == 0 else " \t\r\n,")
         if at < len(text):
@@ -96,7 +96,7 @@ def _array(file: TextIO, path: Path) -> Iterator[Row | RowError]:
                 continue
         else:
             cut_off = None
-        more = file.read(max(wanted, len(text) - at))  # doubled, so that a long row is seldom read anew
+        more = file.read(max(_CHUNK, len(text) - at))  # doubled, so that a long row is seldom read anew
         if not more:
             raise _broken(path, index, "the file ends there") from cut_off
         text, at = text[at:] + more, 0

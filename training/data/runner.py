@@ -107,7 +107,8 @@ class Runner:
             while pending:
                 self._take(pending)
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)  # a call under way may take minutes: it is not waited for,
+            self.maker.gate.close()  # but what it comes back with is not written, since the folder is free by then
             raise
         pool.shutdown()
         if not total:
@@ -126,6 +127,7 @@ class Runner:
         done, _ = wait(pending, return_when=FIRST_COMPLETED)
         for future in done:
             job = pending.pop(future)
+            made: Record | Reject | None
             try:
                 made = future.result()
             except PolicyError as error:
@@ -134,8 +136,8 @@ class Runner:
                 self._failed_in_a_row = 0
             if made is not None:
                 self._keep(job[0], made)
+            self.progress.teacher = self.counts
             if self.on_progress is not None:
-                self.progress.teacher = self.counts
                 self.on_progress(self.progress)
 
     def _keep(self, position: int, made: Record | Reject) -> None:

@@ -138,7 +138,7 @@ def size_of(row: Row) -> Size | None:
     width, height = row.get("width"), row.get("height")
     if width is None or height is None:
         return None
-    if not all(isinstance(edge, int) and edge > 0 for edge in (width, height)):
+    if not all(isinstance(edge, int) and 0 < edge < 1_000_000 for edge in (width, height)):
         raise RowError("boxes", f"Expected width and height in pixels, got {_shown([width, height])}.")
     return width, height
 
@@ -163,10 +163,10 @@ def inside(folder: Path, name: str, *, links: bool = False) -> Path:
     return path
 
 
-def dataset_name(row: Row, fallback: str) -> str:
-    """The data set that a row says it is from."""
-    value = row.get("dataset")
-    return checked_text(value.strip(), "dataset")[:80] if isinstance(value, str) and value.strip() else fallback
+def short_text(row: Row, key: str, fallback: str) -> str:
+    """A field that names something (a data set, a split, a family), or the fallback where it is missing."""
+    value = row.get(key)
+    return checked_text(value.strip(), key)[:80] if isinstance(value, str) and value.strip() else fallback
 
 
 def row_name(row: Row, keys: Sequence[str], position: int) -> str:

@@ -31,13 +31,14 @@ from sifthinker.training.data.build import fill, probe
 from sifthinker.training.data.config import BuildConfig, SourceConfig
 from sifthinker.training.data.depths import DepthShelf, depth_of_picture
 from sifthinker.training.data.expansion import rounded
-from sifthinker.training.data.files import write_whole
-from sifthinker.training.data.make import Effort, Refusal, finished, normalised, opened, provenance_of, reject_of
+from sifthinker.training.data.files import Gate, write_whole
+from sifthinker.training.data.intake import Refusal, normalised, opened
+from sifthinker.training.data.make import Effort, finished, provenance_of, reject_of
 from sifthinker.training.data.readers import Kind
 from sifthinker.training.data.records import Record, Reject
 from sifthinker.training.data.rows import Row, RowError
 from sifthinker.training.data.runner import Progress
-from sifthinker.training.data.samples import BadRow, SourceSample, boxes_of, dataset_name, inside, row_name, text_of
+from sifthinker.training.data.samples import BadRow, SourceSample, boxes_of, inside, row_name, short_text, text_of
 from sifthinker.training.data.sources import Source, open_source
 from sifthinker.training.data.tables import read_records
 from sifthinker.training.data.teacher import TeacherCounts
@@ -60,15 +61,14 @@ def sample_of(row: Row, position: int, *, as_published: bool = False) -> SourceS
         raise RowError("schema", "Expected normalized_solution_round to be an object with bbox_3d.")
     if solution.get("illegal_content"):
         raise RowError("illegal_content", "The row is marked as illegal content.")
-    dataset = dataset_name(row, "sif50k")
+    dataset = short_text(row, "dataset", "sif50k")
     said = row.get("box_space")
     if said is not None and said not in set(BoxSpace):
         raise RowError("schema", f"Expected box_space to be one of {', '.join(BoxSpace)}.")
     space = BoxSpace.UNIT if as_published or dataset in UNIT_DATASETS else BoxSpace.PADDED_SQUARE
     turns = row.get("messages")
-    replies = [
-        turn.get("content") for turn in turns or () if isinstance(turn, dict) and turn.get("role") == "assistant"
-    ]
+    turns = [turn for turn in turns if isinstance(turn, dict)] if isinstance(turns, list) else []
+    replies = [turn.get("content") for turn in turns if turn.get("role") == "assistant"]
     if len(replies) != 1 or not isinstance(replies[0], str):
         raise RowError("schema", "Expected messages with one assistant's turn.")
     picture = row.get("depth_image")
@@ -92,6 +92,7 @@ class SifMaker:
     config: BuildConfig
     folder: Path
     shelf: DepthShelf
+    gate: Gate
     as_published: bool = False
 
     def __call__(self, position: int, source: Source, sample: SourceSample | BadRow) -> Record | Reject:
@@ -122,7 +123,7 @@ class SifMaker:
                 "notes": [*image.warnings, *([TEXTS_NOTE] if moved else [])],
             }
         )
-        return finished(self.folder, path, image, sample, last, trace, self.shelf, decimals, provenance)
+        return finished(self.folder, path, image, sample, last, trace, self.shelf, decimals, provenance, self.gate)
 
     def _depth(self, source: Source, sample: SourceSample, image: LoadedImage) -> DepthMap:
         try:
@@ -202,7 +203,8 @@ def import_sif50k(
         "sources": [source.fingerprint()],
         "shard_size": config.shard_size,
     }
-    maker = SifMaker(config, out, DepthShelf(out, depth), as_published)
+    gate = Gate()
+    maker = SifMaker(config, out, DepthShelf(out, depth, gate), gate, as_published)
     return fill(out, [source], maker, told, config, counts=TeacherCounts(), on_progress=on_progress)
 
 

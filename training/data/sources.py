@@ -19,14 +19,17 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+from pydantic import ValidationError
+
 from sifthinker.policy.boxes import BoxSpace
 from sifthinker.policy.errors import UsageError
-from sifthinker.training.data.config import SourceConfig
+from sifthinker.training.data.config import BuildConfig, SourceConfig
 from sifthinker.training.data.readers import KINDS, Kind
 from sifthinker.training.data.rows import Row, RowError, read_rows
 from sifthinker.training.data.samples import BadRow, SourceSample
@@ -51,9 +54,7 @@ class Source:
         taken: Counter[str] = Counter()
         self.skipped.clear()
         for position, row in enumerate(read_rows(self.annotations)):
-            sample = row if isinstance(row, RowError) else self._sample(row, position)
-            if isinstance(sample, RowError):
-                sample = BadRow(row_id=str(position), reason=sample.reason, message=str(sample))
+            sample = self._sample(row, position)
             dataset = sample.dataset if isinstance(sample, SourceSample) else ""
             if dataset in excluded or (per_dataset and dataset and taken[dataset] >= per_dataset):
                 self.skipped[dataset] += 1
@@ -74,11 +75,13 @@ class Source:
         with self.annotations.open("rb") as file:
             return {**told, "file": self.annotations.name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
-    def _sample(self, row: Row, position: int) -> SourceSample | RowError:
+    def _sample(self, row: Row | RowError, position: int) -> SourceSample | BadRow:
         try:
+            if isinstance(row, RowError):
+                raise row
             return self.kind.reader(row, position, self.config)
         except RowError as error:
-            return error
+            return BadRow(row_id=str(position), reason=error.reason, message=str(error))
 
 
 def open_source(config: SourceConfig) -> Source:
@@ -123,3 +126,56 @@ def parse_source(spec: str) -> SourceConfig:
         images=Path(images) if images else None,
         space=BoxSpace(space) if space else None,
     )
+
+
+def load_config(
+    path: Path | None,
+    *,
+    sources: Sequence[str] = (),
+    whole: Mapping[str, Any] | None = None,
+    teacher: Mapping[str, Any] | None = None,
+    expansion: Mapping[str, Any] | None = None,
+    each_source: Mapping[str, Any] | None = None,
+) -> BuildConfig:
+    """The configuration of a YAML file with the options of a command line on top.
+
+    Args:
+        path: the file; None: everything comes from the options.
+        sources: in the form of `parse_source`; they take the place of the file's.
+        whole, teacher, expansion, each_source: fields of `BuildConfig` and its parts; None leaves what the file says.
+
+    Raises:
+        UsageError: the file cannot be read, no source is named, or a field does not fit.
+    """
+    fields = _yaml(path) if path else {}
+    if sources:
+        fields["sources"] = [parse_source(spec).model_dump() for spec in sources]
+    if not fields.get("sources"):
+        raise UsageError("No source is named: give --source KIND:PATH, for instance --source world:world/train.")
+    try:
+        fields |= _given(whole)
+        for name, part in {"teacher": teacher, "expansion": expansion}.items():
+            if given := _given(part):
+                fields[name] = {**fields.get(name, {}), **given}
+        fields["sources"] = [{**one, **_given(each_source)} for one in fields["sources"]]
+        return BuildConfig.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise UsageError(f"The configuration does not fit at {place!r}: {first['msg']}.") from error
+    except TypeError as error:
+        raise UsageError(f"The configuration does not fit: {error}.") from error
+
+
+def _given(options: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {name: value for name, value in (options or {}).items() if value is not None}
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(found, dict):
+        raise UsageError(f"{path} should be a mapping with the fields of a build's configuration.")
+    return found

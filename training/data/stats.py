@@ -10,7 +10,6 @@ from pydantic import BaseModel, Field
 from sifthinker.training.data.build import is_complete
 from sifthinker.training.data.tables import read_records, read_rejects
 
-
 _COUNTED = ("sources", "families", "teachers", "depths", "expansions")
 
 

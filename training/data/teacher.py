@@ -96,13 +96,13 @@ class Teacher(Protocol):
 
 
 INSTRUCTION = (
-    "You write down the thoughts of someone who answers a question about a picture by looking at one area after another."
-    " You are told the question, its right answer, and the areas in the order in which they are looked at. Of each area "
-    "you are told its boxes (x and y from 0 at the top left to 1 at the bottom right) with their measured depth (0 is "
-    "near, 1 is far), and you see the picture with the boxes drawn in green.\n"
+    "You write down the thoughts of someone who answers a question about a picture by looking at one area after "
+    "another. You are told the question, its right answer, and the areas in the order in which they are looked at. Of "
+    "each area you are told its boxes (x and y from 0 at the top left to 1 at the bottom right) with their measured "
+    "depth (0 is near, 1 is far), and you see the picture with the boxes drawn in green.\n"
     "Write for each area, in one to three sentences, what can be seen there and what it means for the question, as if "
-    "the answer were found only at the end. Depth may be used where it helps. Say nothing that the picture does not show. "
-    "Of an area that is a wrong turn, say so, and why the look moves on.\n"
+    "the answer were found only at the end. Depth may be used where it helps. Say nothing that the picture does not "
+    "show. Of an area that is a wrong turn, say so, and why the look moves on.\n"
     "Reply in exactly this form, with one <area> and one <text> for each area in the given order, and nothing else:\n"
     "<think><area>BOXES</area><text>…</text> … </think><answer>…</answer>\n"
     "Each BOXES is copied character by character from what you are told. The answer is the right answer, word for word."
@@ -132,8 +132,8 @@ class RemoteTeacher:
 
     @property
     def name(self) -> str:
-        """The configured name."""
-        return self.config.name
+        """The configured name without the server's address, which belongs to no data set."""
+        return self.config.name.partition("@")[0]
 
     def write(self, task: Task) -> Reply:
         """Ask once; see `Teacher`."""
