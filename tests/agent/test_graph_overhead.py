@@ -13,7 +13,7 @@ from sifthinker.agent import create_focus_agent
 from sifthinker.nodes.depth import DepthMap
 
 LIMIT_MS = 3.0
-RUNS = 9
+RUNS = 15
 
 
 @pytest.mark.slow
