@@ -16,7 +16,7 @@ IMAGES = Path(__file__).parent / "images"
 
 def main(
     image: str = str(IMAGES / "blocks.png"),
-    question: str = "Which is closer to the camera, the blue cube or the cyan cube?",
+    question: str = "Which is closer to the camera, the purple cylinder or the yellow cylinder?",
     policy: str = "embedded",
 ) -> None:
     result = ask(image, question, policy=policy)

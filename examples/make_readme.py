@@ -20,7 +20,7 @@ from sifthinker.nodes.images import fit
 
 ROOT = Path(__file__).parents[1]
 PICTURE = ROOT / "examples" / "images" / "focus-trace.png"
-QUESTION = "Which is closer to the camera, the blue cube or the cyan cube?"
+QUESTION = "Which is closer to the camera, the purple cylinder or the yellow cylinder?"
 SESSION = (
     ("examples/images/blocks.png", QUESTION),
     ("examples/images/signs.png", "What does the sign on the red cylinder say?"),
