@@ -105,6 +105,9 @@ class GrowingLayer(DynamicLayer):
     """The KV cache of one layer in a buffer with room to grow: a token is written into it, where transformers' own
     layer copies all that went before. `keys` and `values` are views of what stands in it."""
 
+    keys: torch.Tensor
+    values: torch.Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self._buffers: tuple[torch.Tensor, torch.Tensor] | None = None
