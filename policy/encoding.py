@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -61,6 +62,7 @@ class ChatEncoder:
         self.image_token: str = processor.image_token
         self.image_token_id: int = self.tokenizer.convert_tokens_to_ids(self.image_token)
         self._kept_images = kept_images
+        self._lock = threading.Lock()  # tokenizers and processors hold state while they work
         self._prepared: OrderedDict[int, dict[str, torch.Tensor]] = OrderedDict()
 
     def encode(self, messages: Sequence[Message]) -> Encoded:
@@ -69,6 +71,10 @@ class ChatEncoder:
         Raises:
             PolicyError: the model's chat template loses an image or refuses the conversation.
         """
+        with self._lock:
+            return self._encode(messages)
+
+    def _encode(self, messages: Sequence[Message]) -> Encoded:
         images = [self._shown(part) for part in images_of(messages)]
         text = self._text(messages, len(images))
         # A template that writes the opening token itself must not get a second one from the tokenizer.

@@ -35,7 +35,9 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
 
     def folder(family: str) -> Path:
         if not (root / family).exists():
-            getattr(_beside("tiny_models"), f"build_{family}")(root / family)
+            first, more = _beside("tiny_models"), _beside("tiny_models_more")
+            build = getattr(first, f"build_{family}", None) or getattr(more, f"build_{family}")
+            build(root / family)
         return root / family
 
     return folder
@@ -55,6 +57,29 @@ def tiny_policy(tiny_folder: Callable[[str], Path]) -> Callable[..., LocalPolicy
 def shared_policy(tiny_policy: Callable[..., LocalPolicy]) -> Callable[[str], LocalPolicy]:
     """One policy of a family for all tests that change nothing about it."""
     return functools.cache(tiny_policy)
+
+
+@pytest.fixture(scope="session")
+def greedy() -> Callable[..., Any]:
+    """`greedy(policy, messages, count)`: the ids that transformers' own `generate` gives, and its inputs."""
+    return reference
+
+
+def reference(policy: LocalPolicy, messages: list[Message], count: int) -> tuple[Any, Any]:
+    """Greedy decoding by transformers alone, from its own way of encoding."""
+    chat = [{"role": turn.role, "content": [_plain(part) for part in turn.parts]} for turn in messages]
+    inputs = policy.processor.apply_chat_template(
+        chat, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    )
+    suppressed = sorted(policy._control.never_generated)
+    ids = policy.model.generate(**inputs, max_new_tokens=count, do_sample=False, suppress_tokens=suppressed)
+    return ids[0, inputs["input_ids"].shape[1] :], inputs
+
+
+def _plain(part: Any) -> dict[str, Any]:
+    return (
+        {"type": "image", "image": part.image} if isinstance(part, ImagePart) else {"type": "text", "text": part.text}
+    )
 
 
 @pytest.fixture

@@ -31,45 +31,20 @@ def qwen(shared_policy: Tiny) -> LocalPolicy:
     return shared_policy("qwen3_vl")
 
 
-def reference(policy: LocalPolicy, messages: list[Message], count: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """The greedy ids of transformers' own generate, and its inputs, by the processor's own way of encoding."""
-    chat = [
-        {
-            "role": turn.role,
-            "content": [
-                {"type": "image", "image": part.image}
-                if isinstance(part, ImagePart)
-                else {"type": "text", "text": part.text}
-                for part in turn.parts
-            ],
-        }
-        for turn in messages
-    ]
-    inputs = policy.processor.apply_chat_template(
-        chat, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
-    )
-    tokenizer = policy.processor.tokenizer
-    special = [index for index, token in tokenizer.added_tokens_decoder.items() if token.special]
-    ends = {tokenizer.eos_token_id}
-    starts = {index for index in special if "start" in tokenizer.convert_ids_to_tokens(index)}
-    vision = {index for index in starts if "vision" in tokenizer.convert_ids_to_tokens(index)}
-    suppressed = sorted(set(special) - ends - (starts - vision) - {tokenizer.convert_tokens_to_ids("<|endoftext|>")})
-    ids = policy.model.generate(**inputs, max_new_tokens=count, do_sample=False, suppress_tokens=suppressed)
-    return ids[0, inputs["input_ids"].shape[1] :], inputs
-
-
 def test_it_is_a_policy(qwen: LocalPolicy) -> None:
     assert isinstance(qwen, Policy)
 
 
-def test_greedy_text_is_that_of_transformers_generate(policy: LocalPolicy, asked: Asked, picture: Callable) -> None:
+def test_greedy_text_is_that_of_transformers_generate(
+    policy: LocalPolicy, asked: Asked, picture: Callable, greedy: Callable
+) -> None:
     messages = [
         message("system", "Be brief."),
         *asked("and this: "),
         message("assistant", "A thing."),
         message("user", ImagePart(picture((50, 120), 3), "crop"), "What now?"),
     ]
-    expected, inputs = reference(policy, messages, 30)
+    expected, inputs = greedy(policy, messages, 30)
     completion = policy.generate(messages, max_new_tokens=30)
     assert completion.token_ids == expected.tolist()
     assert completion.prompt_tokens == inputs["input_ids"].shape[1]
@@ -77,16 +52,16 @@ def test_greedy_text_is_that_of_transformers_generate(policy: LocalPolicy, asked
     assert completion.completion_tokens == len(completion.token_ids)
 
 
-def test_a_conversation_without_images_is_answered(policy: LocalPolicy) -> None:
+def test_a_conversation_without_images_is_answered(policy: LocalPolicy, greedy: Callable) -> None:
     messages = [message("user", "Hello?")]
-    expected, _ = reference(policy, messages, 10)
+    expected, _ = greedy(policy, messages, 10)
     assert policy.generate(messages, max_new_tokens=10).token_ids == expected.tolist()
 
 
-def test_log_probabilities_are_those_of_one_forward_pass(qwen: LocalPolicy, asked: Asked) -> None:
+def test_log_probabilities_are_those_of_one_forward_pass(qwen: LocalPolicy, asked: Asked, greedy: Callable) -> None:
     messages = asked()
     completion = qwen.generate(messages, max_new_tokens=12)
-    _, inputs = reference(qwen, messages, 1)
+    _, inputs = greedy(qwen, messages, 1)
     ids = torch.cat([inputs["input_ids"], torch.tensor([completion.token_ids])], 1)
     types = torch.nn.functional.pad(inputs["mm_token_type_ids"], (0, len(completion.token_ids)))
     with torch.inference_mode():

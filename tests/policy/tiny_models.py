@@ -61,7 +61,7 @@ IDEFICS_TEMPLATE = (
 
 
 def byte_tokenizer(specials: Sequence[str], *, eos: str, **named: str) -> PreTrainedTokenizerFast:
-    """A tokenizer of the 256 bytes and the special tokens."""
+    """A tokenizer of the 256 bytes and the special tokens; `named` are those that processors ask for by name."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={char: index for index, char in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -70,7 +70,8 @@ def byte_tokenizer(specials: Sequence[str], *, eos: str, **named: str) -> PreTra
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=eos, pad_token=eos, **named)
 
 
-def _text_sizes(tokenizer: PreTrainedTokenizerFast, layers: int = 2) -> dict[str, object]:
+def text_sizes(tokenizer: PreTrainedTokenizerFast, layers: int = 2) -> dict[str, object]:
+    """The fields of a text config, the same for every family."""
     return {
         "vocab_size": len(tokenizer),
         "hidden_size": 64,
@@ -95,13 +96,12 @@ def _qwen_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
     return {name: tokenizer.convert_tokens_to_ids(token) for name, token in names.items()}
 
 
-def build_qwen3_vl(folder: Path, *, seed: int = 0) -> Path:
+def build_qwen3_vl(folder: Path) -> Path:
     """A Qwen3-VL of some 200,000 parameters, patch 8, merge 2."""
-    torch.manual_seed(seed)
     tokenizer = byte_tokenizer(QWEN_SPECIALS, eos="<|im_end|>")
     config = Qwen3VLConfig(
         text_config={
-            **_text_sizes(tokenizer),
+            **text_sizes(tokenizer),
             "head_dim": 16,
             "rope_parameters": {
                 "rope_type": "default",
@@ -128,16 +128,15 @@ def build_qwen3_vl(folder: Path, *, seed: int = 0) -> Path:
     images = Qwen2VLImageProcessor(patch_size=8, merge_size=2, size={"shortest_edge": 256, "longest_edge": 64 * 256})
     videos = Qwen3VLVideoProcessor(patch_size=8, merge_size=2)
     processor = Qwen3VLProcessor(images, tokenizer, videos, chat_template=QWEN_TEMPLATE)
-    return _save(folder, Qwen3VLForConditionalGeneration(config), processor)
+    return save(folder, Qwen3VLForConditionalGeneration(config), processor)
 
 
-def build_qwen2_5_vl(folder: Path, *, seed: int = 0) -> Path:
+def build_qwen2_5_vl(folder: Path) -> Path:
     """A Qwen2.5-VL of some 200,000 parameters with the real patch (14) and merge (2)."""
-    torch.manual_seed(seed)
     tokenizer = byte_tokenizer(QWEN_SPECIALS, eos="<|im_end|>")
     config = Qwen2_5_VLConfig(
         text_config={
-            **_text_sizes(tokenizer),
+            **text_sizes(tokenizer),
             "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 2, 2]},
         },
         vision_config={
@@ -157,12 +156,11 @@ def build_qwen2_5_vl(folder: Path, *, seed: int = 0) -> Path:
     )
     images = Qwen2VLImageProcessor(size={"shortest_edge": 3136, "longest_edge": 64 * 784})
     processor = Qwen2_5_VLProcessor(images, tokenizer, Qwen2VLVideoProcessor(), chat_template=QWEN_TEMPLATE)
-    return _save(folder, Qwen2_5_VLForConditionalGeneration(config), processor)
+    return save(folder, Qwen2_5_VLForConditionalGeneration(config), processor)
 
 
-def build_idefics3(folder: Path, *, seed: int = 0) -> Path:
+def build_idefics3(folder: Path) -> Path:
     """An Idefics3 (the family of SmolVLM): ordinary positions, images cut into tiles."""
-    torch.manual_seed(seed)
     tokenizer = byte_tokenizer(
         IDEFICS_SPECIALS,
         eos="<end_of_utterance>",
@@ -172,7 +170,7 @@ def build_idefics3(folder: Path, *, seed: int = 0) -> Path:
         end_of_utterance_token="<end_of_utterance>",
     )
     config = Idefics3Config(
-        text_config={"model_type": "llama", **_text_sizes(tokenizer)},
+        text_config={"model_type": "llama", **text_sizes(tokenizer)},
         vision_config={
             "hidden_size": 32,
             "intermediate_size": 64,
@@ -188,10 +186,12 @@ def build_idefics3(folder: Path, *, seed: int = 0) -> Path:
     )
     images = Idefics3ImageProcessor(size={"longest_edge": 64}, max_image_size={"longest_edge": 32})
     processor = Idefics3Processor(images, tokenizer, image_seq_len=4, chat_template=IDEFICS_TEMPLATE)
-    return _save(folder, Idefics3ForConditionalGeneration(config), processor)
+    return save(folder, Idefics3ForConditionalGeneration(config), processor)
 
 
-def _save(folder: Path, model: torch.nn.Module, processor: object) -> Path:
+def save(folder: Path, model: torch.nn.Module, processor: object) -> Path:
+    """Write a model with random weights and its processor."""
+    torch.manual_seed(0)
     model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
     model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
     # Random weights at transformers' width say almost the same in every place; wider ones make texts that differ.
