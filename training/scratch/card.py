@@ -24,10 +24,9 @@ of question. It is there so that everything runs with no download; for photograp
 
     sifthinker train sft {recipe} --out runs/{recipe}
 
-Seed {seed}. Vision tower alone on dense targets for {vision_minutes:g} minutes, then everything on focus traces in the
-modes direct, internal and tools for {minutes:g} minutes, {processes}. In all {scenes:,} scenes of the training split
-were shown, with {branches:,} questions after the first stage. Written as bfloat16, weights averaged over the last
-steps.
+Seed {seed}. Vision tower alone on dense targets for {vision_minutes} minutes, then everything on focus traces in the
+modes direct, internal and tools for {minutes} minutes: {branches:,} questions, and {scenes:,} views of scenes of the
+training split in all. Written as bfloat16; the weights are a moving average over the last steps.
 
 ## Scores
 
@@ -38,6 +37,7 @@ steps.
 Apache-2.0, like the code. Trained on rendered scenes only; no third party's data or weights went into it.
 """
 
+PHASES = ("vision", "traces")
 _ROWS = ("accuracy", "hiou", "valid", "depth_error", "seconds", "images", "tokens")
 
 
@@ -52,14 +52,17 @@ def write_card(run: Path, out: Path, *, scores: Path | None, parameters: int, re
         recipe: the recipe's name.
     """
     settings = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
-    last = json.loads((run / "log.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    last = lines[-1]
+    minutes = {
+        phase: max((line["minutes"] for line in lines if line["phase"] == phase), default=0.0) for phase in PHASES
+    }
     text = _CARD.format(
         parameters=parameters / 1e6,
         recipe=recipe,
         seed=settings["seed"],
-        vision_minutes=settings["vision_minutes"],
-        minutes=settings["minutes"],
-        processes="two single-threaded processes on a CPU shared with other work",
+        vision_minutes=round(minutes["vision"]),
+        minutes=round(minutes["traces"]),
         scenes=last["scenes"],
         branches=last["branches"],
         scores=_table(scores) if scores is not None else "Not measured.",
