@@ -19,6 +19,14 @@ PLACEHOLDER = re.compile(r"image|img|video|vision|audio|frame|row_\d+_col_\d+|[<
 """Control tokens that stand for pixels or sound, or fill a batch: generated, they would break the next forward pass."""
 
 
+_HALF = re.compile(r"[\ud800-\udfff]")
+
+
+def whole(text: str) -> str:
+    """The text with half surrogate pairs, which no tokenizer and no request can hold, as U+FFFD."""
+    return _HALF.sub("\ufffd", text)
+
+
 class ControlTokens:
     """The control tokens of one tokenizer.
 
@@ -45,6 +53,7 @@ class ControlTokens:
 
     def _neutral(self, text: str) -> str:
         """The text with every control token in it broken up by a space, so that it is read as what it looks like."""
+        text = whole(text)
         if not self._tokenizer.is_fast:
             for token in self._texts:
                 text = text.replace(token, f"{token[:1]} {token[1:]}")

@@ -14,6 +14,7 @@ import httpx
 from PIL import Image
 
 from sifthinker.policy.base import PolicyProfile
+from sifthinker.policy.control import whole
 from sifthinker.policy.errors import UsageError
 from sifthinker.policy.messages import ImagePart, Message
 
@@ -28,11 +29,11 @@ def conversation(messages: Sequence[Message], profile: PolicyProfile) -> list[di
 
 def _content(turn: Message, profile: PolicyProfile) -> str | list[dict[str, Any]]:
     if not turn.images:
-        return turn.text  # some servers take nothing but text from a system or an assistant
+        return whole(turn.text)  # some servers take nothing but text from a system or an assistant
     return [
         {"type": "image_url", "image_url": {"url": data_url(_shown(part, profile))}}
         if isinstance(part, ImagePart)
-        else {"type": "text", "text": part.text}
+        else {"type": "text", "text": whole(part.text)}
         for part in turn.parts
     ]
 

@@ -64,6 +64,7 @@ def test_tokens_inside_tokens_make_no_control_token(policy: LocalPolicy) -> None
 def test_a_neutral_text_keeps_its_other_characters(policy: LocalPolicy) -> None:
     neutral = policy._control.neutral
     assert neutral("Is a < b | c > d? <area> <image-like> é漢字") == "Is a < b | c > d? <area> <image-like> é漢字"
+    assert neutral("half \ud83d a pair") == "half \ufffd a pair"
     token = specials(policy)[1]
     assert neutral(f"x{token}y").replace(" ", "") == f"x{token}y".replace(" ", "")
 

@@ -55,7 +55,7 @@ def test_a_server_that_answers_in_one_piece_is_understood(serve: Serve, stub: Mo
 def test_the_request_says_what_was_asked(serve: Serve, stub: ModuleType, picture: Callable) -> None:
     server = serve(stub.stream("x"))
     turns = [
-        message("system", "Be brief."),
+        message("system", "Be brief.", "\ud800"),
         message("user", "Original image: ", ImagePart(picture((40, 30))), "\nWhat?"),
         message("assistant", "A thing."),
         message("user", ImagePart(picture((8, 8)), "crop"), "And?"),
@@ -76,7 +76,7 @@ def test_the_request_says_what_was_asked(serve: Serve, stub: ModuleType, picture
     }
     assert {name: request[name] for name in expected} == expected
     assert [turn["role"] for turn in request["messages"]] == ["system", "user", "assistant", "user"]
-    assert [turn["content"] for turn in request["messages"]][0::2] == ["Be brief.", "A thing."]
+    assert [turn["content"] for turn in request["messages"]][0::2] == ["Be brief.\ufffd", "A thing."]
     first, second = request["messages"][1]["content"], request["messages"][3]["content"]
     assert [part.get("text") for part in first] == ["Original image: ", None, "\nWhat?"]
     assert decoded(first[1]).tobytes() == picture((40, 30)).tobytes()
