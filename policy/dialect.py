@@ -59,8 +59,9 @@ class Dialect(Protocol):
         image_size: tuple[int, int],
         options: Sequence[str] | None = None,
         mode: TurnMode = "tools",
+        depth_shown: bool = True,
     ) -> Message:
-        """A later question about the same image."""
+        """A later question about the same image. `depth_shown`: whether the depth picture was shown with it."""
         ...
 
     def build_tool_reply(

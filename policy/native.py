@@ -95,6 +95,7 @@ class NativeDialect:
         image_size: tuple[int, int],
         options: Sequence[str] | None = None,
         mode: TurnMode = "tools",
+        depth_shown: bool = True,
     ) -> Message:
         """A later question about the same image."""
         return message("user", self._question(question, options, mode, first=False))

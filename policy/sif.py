@@ -43,9 +43,10 @@ class SifDialect:
         image_size: tuple[int, int],
         options: Sequence[str] | None = None,
         mode: TurnMode = "tools",
+        depth_shown: bool = True,
     ) -> Message:
         """A later question about the same image."""
-        return prompts.next_turn(question, options=options, focus=mode != "direct")
+        return prompts.next_turn(question, options=options, focus=mode != "direct", depth_shown=depth_shown)
 
     def build_tool_reply(
         self, looked_at: Sequence[AreaBox], crops: Sequence[Image.Image | None], *, image_size: tuple[int, int]

@@ -120,7 +120,9 @@ def test_the_sif_dialect_speaks_in_the_words_of_training() -> None:
     assert sif().build_first("Which?", rgb=RGB, depth=DEPTH, options=["a"], mode="tools") == [
         prompts.first_turn("Which?", rgb=RGB, depth=DEPTH, options=["a"], focus=True)
     ]
-    assert sif().build_next("And?", image_size=SIZE, mode="direct") == prompts.next_turn("And?", focus=False)
+    for shown in (True, False):
+        asked = sif().build_next("And?", image_size=SIZE, mode="direct", depth_shown=shown)
+        assert asked == prompts.next_turn("And?", focus=False, depth_shown=shown)
 
 
 def test_a_later_question_names_the_form_again() -> None:
