@@ -4,8 +4,9 @@
     build(config, Path("data/world"))
     for record in read_records(Path("data/world")): ...
 
-Modules: `sources` (where questions come from), `expansion` (from the answer's boxes to the way of a trace), `teacher`
-and `offline` (who writes the texts), `verify` (whether they are taken), `records` and `tables` (what is kept), `shards`
-(so that nothing finished is lost), `intake`, `make`, `runner` and `build` (all of it in turn), `load` (for TRL), `check` and
-`audit`, `stats`, `show`, `sif50k` (the published JSON, in and out).
+Modules: `sources` and `readers` (where questions come from), `intake` (whether image and boxes can be used),
+`expansion` (from the answer's boxes to the way of a trace), `teacher` and `offline` (who writes the texts), `verify`
+(whether they are taken), `records` and `tables` (what is kept), `shards` and `files` (so that nothing finished is
+lost), `make`, `runner` and `build` (all of it in turn), `load` (for TRL), `check` and `audit`, `stats`, `show`,
+`sif50k` (the published JSON, in and out).
 """

@@ -119,25 +119,35 @@ def _judged(found: Audit) -> list[str]:
         return [f"None of {found.without_image} images could be opened: nothing can be said about the boxes."]
     problems: list[str] = []
     if len(found.declared) == 1:
-        space = found.declared[0]
-        if found.plausible[space] < MIN_PLAUSIBLE:
-            best = max(SPACES, key=lambda one: found.plausible[one])
-            problems.append(
-                f"Read as {space.value}, {found.plausible[space]:.0%} of the boxes lie in their image; read as "
-                f"{best.value} {found.plausible[best]:.0%} do."
-            )
-        if found.agreement and found.agreement[space] < MIN_AGREEMENT:
-            best = max(SPACES, key=lambda one: found.agreement[one])
-            problems.append(
-                f"Read as {space.value}, the boxes agree with the rows' own pixels at a mean IoU of "
-                f"{found.agreement[space]:.3f}; read as {best.value} at {found.agreement[best]:.3f}."
-            )
+        problems += _not_inside(found, found.declared[0])
+        problems += _at_odds(found, found.declared[0])
     if found.in_band is not None and found.not_square >= MIN_NOT_SQUARE and found.in_band >= MIN_PLAUSIBLE:
         problems.append(
             f"On {found.not_square} images that are not square {found.in_band:.0%} of the boxes keep to the part that "
             f"a padded square can reach: they look like {BoxSpace.PADDED_SQUARE.value}, not {BoxSpace.UNIT.value}."
         )
     return problems
+
+
+def _not_inside(found: Audit, space: BoxSpace) -> list[str]:
+    if found.plausible[space] >= MIN_PLAUSIBLE:
+        return []
+    better = " or ".join(one.value for one in SPACES if found.plausible[one] >= MIN_PLAUSIBLE)
+    told = f"read as {better} they do" if better else "in no other space do they"
+    return [f"Read as {space.value}, {found.plausible[space]:.0%} of the boxes lie in their image; {told}."]
+
+
+def _at_odds(found: Audit, space: BoxSpace) -> list[str]:
+    if not found.agreement or found.agreement[space] >= MIN_AGREEMENT:
+        return []
+    best = max(SPACES, key=lambda one: found.agreement[one])
+    told = f"read as {best.value} at {found.agreement[best]:.3f}"
+    if best is space:
+        told = "in no other space better: are the images in their original size?"
+    return [
+        f"Read as {space.value}, the boxes agree with the rows' own pixels at a mean IoU of "
+        f"{found.agreement[space]:.3f}; {told}."
+    ]
 
 
 def _plausible(box: Sequence[float]) -> bool:

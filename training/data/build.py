@@ -65,18 +65,18 @@ def build(
     sources = [open_source(one) for one in config.sources]
     for source in sources:
         probe(source)
-    estimator = depth or _estimator(config, sources)
     writer = teacher or load_teacher(config.teacher, concurrency=config.concurrency)
-    told = {
-        **config.fingerprint(),
-        "sources": [source.fingerprint() for source in sources],
-        "teacher_name": writer.name,
-        "depth_name": estimator.name if estimator is not None else config.depth,
-    }
-    gate = Gate()
-    shelf = None if config.depth == "none" and depth is None else DepthShelf(out, estimator, gate)
-    maker = RecordMaker(config, out, writer, shelf, gate)
     try:
+        estimator = depth or _estimator(config, sources)
+        gate = Gate()
+        shelf = None if config.depth == "none" and depth is None else DepthShelf(out, estimator, gate)
+        told = {
+            **config.fingerprint(),
+            "sources": [source.fingerprint() for source in sources],
+            "teacher_name": writer.name,
+            "depth_name": estimator.name if estimator is not None else config.depth,
+        }
+        maker = RecordMaker(config, out, writer, shelf, gate)
         return fill(out, sources, maker, told, config, counts=writer.counts, on_progress=on_progress)
     finally:
         writer.close()

@@ -1,0 +1,69 @@
+"""TRL reads a folder of records as it is: SFT's collator its messages, GRPO its prompt, each with two images."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from building import built, questions
+
+from sifthinker.nodes.depth import DepthMap
+from sifthinker.policy.errors import DataError
+from sifthinker.training.data.load import training_set
+from sifthinker.training.rewards import answer_reward, depth_reward, format_reward, grounding_reward
+
+pytest.importorskip("datasets")
+
+
+def test_rows_bring_their_images_and_what_the_rewards_need(tmp_path: Path) -> None:
+    records = built(questions(tmp_path / "s", 5), tmp_path / "out", shard_size=2)
+    data = training_set(tmp_path / "out", depth=True)
+    assert len(data) == 5
+    assert [row["id"] for row in data] == [record.id for record in records]
+    row = data[3]
+    assert [image.mode for image in row["images"]] == ["RGB", "RGB"]
+    assert isinstance(row["depth"], DepthMap)
+    batch = data[:5]
+    columns = {name: batch[name] for name in ("answer", "options", "boxes", "depth")}
+    completions = [[{"role": "assistant", "content": record.trace}] for record in records]
+    asked = {"prompts": batch["prompt"], "completions": completions}
+    assert format_reward(**asked, **columns) == [1.0] * 5
+    assert answer_reward(**asked, **columns) == [1.0] * 5
+    assert all(reward > 1 for reward in grounding_reward(**asked, **columns))
+    assert depth_reward(**asked, **columns) == [1.0] * 5
+
+
+def test_a_row_that_leads_out_of_the_folder_is_not_opened(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (record,) = built(questions(tmp_path / "s", 1), out)
+    (out / record.rgb).unlink()
+    (out / record.rgb).symlink_to(tmp_path / "s/images/0.png")
+    with pytest.raises(DataError, match="leads out"):
+        training_set(out)[0]
+
+
+@pytest.mark.slow
+def test_trl_takes_both_kinds_of_row(tmp_path: Path) -> None:
+    from transformers import AutoProcessor
+    from trl.data_utils import is_conversational, prepare_multimodal_messages
+    from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
+
+    sys.path.insert(0, str(Path(__file__).parents[2] / "policy"))
+    try:
+        import tiny_models
+    finally:
+        sys.path.pop(0)
+    tiny_models.build_qwen3_vl(tmp_path / "tiny")
+    processor = AutoProcessor.from_pretrained(tmp_path / "tiny")
+    built(questions(tmp_path / "s", 2, size=(96, 64)), tmp_path / "out")
+    data = training_set(tmp_path / "out")
+    batch = DataCollatorForVisionLanguageModeling(processor)([data[0], data[1]])
+    assert batch["input_ids"].shape[0] == 2
+    assert len(batch["image_grid_thw"]) == 4
+    text = processor.tokenizer.decode(batch["input_ids"][0])
+    assert "Original image: " in text
+    assert "<answer>thing 0</answer>" in text
+    row = data[0]
+    assert is_conversational({"prompt": row["prompt"]})
+    (turn,) = prepare_multimodal_messages(row["prompt"], images=row["images"])
+    assert [part["type"] for part in turn["content"]] == ["text", "image", "text", "image", "text"]
+    assert turn["content"][1]["image"] is row["images"][0]
