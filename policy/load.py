@@ -62,7 +62,7 @@ def _load(name: str, options: dict[str, Any]) -> Policy:
         if not (EMBEDDED / "config.json").is_file():
             raise PolicyLoadError(
                 "The embedded policy's weights are not in this installation: install the package again, or train it "
-                "(sifthinker train sft --recipe embedded)."
+                "(sifthinker train sft embedded --out runs/embedded)."
             )
         return _local(str(EMBEDDED), {"name": "embedded", **options})
     if not name or name.startswith("openai:") or "://" in name:
