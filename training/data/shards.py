@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from sifthinker.training.data.files import sync_folder, write_whole
 from sifthinker.training.data.records import Record, Reject
@@ -29,6 +30,12 @@ class Entry(BaseModel):
     position: int
     record: Record | None = None
     reject: Reject | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.record is None) == (self.reject is None):
+            raise ValueError("expected a record or a reject")
+        return self
 
 
 class ShardStore:

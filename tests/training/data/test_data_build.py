@@ -150,6 +150,12 @@ def test_a_missing_folder_of_images_is_told_before_anything_is_refused(tmp_path:
     assert not (tmp_path / "out").exists()
 
 
+def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    path = questions(tmp_path / "s", 1)
+    with pytest.raises(DataError, match="cannot be written"):
+        built(path, path / "out")
+
+
 def test_sources_without_a_sample_are_told(tmp_path: Path) -> None:
     path = questions(tmp_path / "s", 1)
     path.write_text("")

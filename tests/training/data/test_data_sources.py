@@ -1,15 +1,21 @@
 """Each published schema, on a small file of that schema: what is read, and in which space."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from building import built, noise, questions, rejects
+from building import built, config_for, noise, questions, rejects
+from hypothesis import given
+from hypothesis import strategies as st
 
-from sifthinker.policy.boxes import BoxSpace, iou
+from sifthinker.policy.boxes import BoxSpace, iou, is_valid
 from sifthinker.policy.errors import UsageError
 from sifthinker.training.data.config import SourceConfig
+from sifthinker.training.data.intake import Refusal, normalised
+from sifthinker.training.data.readers import KINDS
+from sifthinker.training.data.rows import RowError
 from sifthinker.training.data.samples import BadRow, SourceSample
 from sifthinker.training.data.sources import load_config, open_source, parse_source
 
@@ -261,3 +267,47 @@ def test_a_configuration_file_and_options_on_top(tmp_path: Path) -> None:
         load_config(path)
     with pytest.raises(UsageError, match="--source"):
         load_config(None)
+
+
+def _example(kind: str) -> dict[str, Any]:
+    """A row of a schema that is as it should be."""
+    plain = {"image": "a.png", "question": "q", "answer": "a", "width": 60, "height": 40, "dataset": "d", "split": "t"}
+    match kind:
+        case "viscot":
+            return viscot_row(1, size=(60, 40), pixels=[5, 5, 30, 30])
+        case "viscot-metadata" | "tallyqa":
+            return {**plain, "bboxs": [[1, 2, 30, 30]]}
+        case "refcoco":
+            return {"img_path": "a.png", "expression": "e", "bbox": [1, 2, 30, 30], "dataset_name": "x/refcoco"}
+        case "sif50k":
+            turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "<think>"}]
+            boxes = {"bbox_3d": [[0.1, 0.4, 0.5, 0.6]], "illegal_content": False}
+            return {**plain, "problem": "q", "response": "a", "normalized_solution_round": boxes, "messages": turns}
+        case _:
+            return {**plain, "depth": "d.png", "options": ["a"], "boxes": [{"bbox_2d": [0, 0, 1, 1], "label": "l"}]}
+
+
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=8) | st.just(10**400),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["value", "bbox_2d", "label"]), inner),
+    max_leaves=6,
+)
+
+
+@given(st.sampled_from(sorted(KINDS)), st.data())
+def test_no_row_makes_a_reader_raise(kind: str, data: st.DataObject) -> None:
+    row = _example(kind)
+    for key in data.draw(st.sets(st.sampled_from(sorted(row)), min_size=1, max_size=3)):
+        row[key] = data.draw(_json)
+    try:
+        sample = KINDS[kind].reader(row, 0, SourceConfig(kind=kind, path=Path("x")))
+    except RowError:
+        return
+    sample.model_dump_json()  # what is kept of it can be written
+    with suppress(Refusal):
+        assert all(is_valid(box) for box in normalised(sample, (60, 40), config_for(Path("x"))))
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_the_examples_themselves_are_read(kind: str) -> None:
+    assert KINDS[kind].reader(_example(kind), 0, SourceConfig(kind=kind, path=Path("x"))).boxes
