@@ -24,7 +24,7 @@ from sifthinker.training.data.teacher import Reply, Task
 class SlowTeacher(OfflineTeacher):
     """Takes its time, so that a build can be interrupted; writes what the offline teacher writes."""
 
-    seconds = 0.004
+    seconds = 0.02
 
     def write(self, task: Task) -> Reply:
         time.sleep(self.seconds)
