@@ -3,85 +3,21 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from depth_reference import PROCESSING, SHAPES, reference
 from PIL import Image
 from safetensors.torch import save_file
-from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config, DPTImageProcessor
+from transformers import DepthAnythingForDepthEstimation, DPTImageProcessor
 
 from sifthinker.nodes.depth import DepthEstimator, load_depth
 from sifthinker.nodes.depth_anything import DepthAnythingV2, DepthConfig
 from sifthinker.nodes.depth_weights import original_layout
 from sifthinker.policy.errors import DepthError, UsageError
-
-SHAPES = {  # the published Small is the third
-    "tiny": {
-        "grid": 9,
-        "width": 32,
-        "blocks": 4,
-        "heads": 2,
-        "taken": [1, 2, 3, 4],
-        "channels": [8, 8, 16, 16],
-        "features": 16,
-    },
-    "uneven": {
-        "grid": 37,
-        "width": 48,
-        "blocks": 5,
-        "heads": 4,
-        "taken": [1, 3, 4, 5],
-        "channels": [8, 16, 24, 32],
-        "features": 8,
-    },
-    "small": {
-        "grid": 37,
-        "width": 384,
-        "blocks": 12,
-        "heads": 6,
-        "taken": [3, 6, 9, 12],
-        "channels": [48, 96, 192, 384],
-        "features": 64,
-    },
-}
-
-
-@lru_cache(maxsize=4)
-def reference(shape: str = "tiny") -> DepthAnythingForDepthEstimation:
-    """transformers' model with random weights large enough that every part of the network matters to the output."""
-    of = SHAPES[shape]
-    torch.manual_seed(0)
-    backbone = Dinov2Config(
-        hidden_size=of["width"],
-        num_hidden_layers=of["blocks"],
-        num_attention_heads=of["heads"],
-        image_size=14 * of["grid"],
-        patch_size=14,
-        out_indices=of["taken"],
-        apply_layernorm=True,
-        reshape_hidden_states=False,
-    )
-    model = DepthAnythingForDepthEstimation(
-        DepthAnythingConfig(
-            backbone_config=backbone,
-            reassemble_hidden_size=of["width"],
-            neck_hidden_sizes=of["channels"],
-            fusion_hidden_size=of["features"],
-        )
-    ).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.normal_(std=1 / math.sqrt(parameter[0].numel()))
-            else:
-                parameter.add_(0.1 * torch.randn_like(parameter))
-        model.head.conv3.bias.fill_(1.0)  # keeps the last ReLU open
-    return model
 
 
 def original_names(model: DepthAnythingForDepthEstimation) -> dict[str, torch.Tensor]:
@@ -223,13 +159,7 @@ def test_base_and_large_are_known_from_their_weights_alone(
 
 @pytest.mark.parametrize("size", [(640, 480), (1600, 1200), (480, 640), (518, 518), (300, 200), (900, 1000)])
 def test_images_are_prepared_as_transformers_prepares_them(size: tuple[int, int], tmp_path: Path) -> None:
-    processor = DPTImageProcessor(
-        size={"height": 518, "width": 518},
-        keep_aspect_ratio=True,
-        ensure_multiple_of=14,
-        image_mean=[0.485, 0.456, 0.406],
-        image_std=[0.229, 0.224, 0.225],
-    )
+    processor = DPTImageProcessor(**PROCESSING)
     image = photograph(size)
     expected = processor(image, return_tensors="pt")["pixel_values"][0]
     mine = network(tmp_path, "uneven").preprocess(image)

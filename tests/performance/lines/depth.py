@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import torch
+from depth_reference import PROCESSING, reference
 from performance.figures import Figure
 from performance.measure import NotHere, peak_mb, per_call, ratios, rounds, timed
 from performance.worlds import photo
 from PIL import Image
+from transformers import DPTImageProcessor
 
 from sifthinker.nodes.depth import CachedDepth, DepthMap
 from sifthinker.nodes.depth_anything import DepthAnythingV2
@@ -25,14 +25,14 @@ BATCH = 4
 
 def figures(repeat: int) -> Iterator[Figure]:
     """See `performance.command.LINES`."""
-    theirs = reference()
+    theirs = reference("small")
     with TemporaryDirectory() as folder:
         theirs.save_pretrained(folder)
         ours = DepthAnythingV2.from_pretrained(Path(folder))
     generator = torch.Generator().manual_seed(0)
     pixels = torch.rand((1, 3, EDGE, EDGE), generator=generator)
     image = photo((1024, 768))
-    processor = transformers_processor()
+    processor = DPTImageProcessor(**PROCESSING)
 
     @torch.inference_mode()
     def our_pass() -> object:
@@ -102,49 +102,3 @@ def _maps(repeat: int, ours: DepthAnythingV2, image: Image.Image) -> Iterator[Fi
 def number_of(found: list[list[float]], way: int) -> float:
     """The median of one way."""
     return sorted(row[way] for row in found)[len(found) // 2]
-
-
-def reference() -> Any:
-    """transformers' model in the shape of the published Small, with random weights."""
-    from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
-
-    torch.manual_seed(0)
-    backbone = Dinov2Config(
-        hidden_size=384,
-        num_hidden_layers=12,
-        num_attention_heads=6,
-        image_size=EDGE,
-        patch_size=14,
-        out_indices=[3, 6, 9, 12],
-        apply_layernorm=True,
-        reshape_hidden_states=False,
-    )
-    config = DepthAnythingConfig(
-        backbone_config=backbone,
-        reassemble_hidden_size=384,
-        neck_hidden_sizes=[48, 96, 192, 384],
-        fusion_hidden_size=64,
-    )
-    model = DepthAnythingForDepthEstimation(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.normal_(std=1 / math.sqrt(parameter[0].numel()))
-            else:
-                parameter.add_(0.1 * torch.randn_like(parameter))
-        model.head.conv3.bias.fill_(1.0)  # keeps the last ReLU open
-    return model
-
-
-def transformers_processor() -> Any:
-    """Its preprocessing, as the published checkpoint configures it."""
-    from transformers import DPTImageProcessor
-
-    return DPTImageProcessor(
-        size={"height": EDGE, "width": EDGE},
-        keep_aspect_ratio=True,
-        ensure_multiple_of=14,
-        resample=3,
-        image_mean=[0.485, 0.456, 0.406],
-        image_std=[0.229, 0.224, 0.225],
-    )
