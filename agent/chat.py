@@ -116,7 +116,10 @@ class Chat:
     def last_result(self) -> FocusResult | None:
         """What the last question came to."""
         record = self.agent.get_state(self._config).values.get("result")
-        return None if record is None else FocusResult.from_record(record, self.agent.context.view(record["image"]))
+        if record is None:
+            return None
+        context = self.agent.context
+        return FocusResult.from_record(record, context.view(record["image"]), context.images)
 
     # ── commands ──
 

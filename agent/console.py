@@ -123,7 +123,7 @@ class FocusConsole:
                     self.show(taken.with_picture(crop))
             for found in step.findings:
                 used = ToolUsed(step=number, box=step.boxes[found.box].bbox_2d, call=found.call, text=found.text)
-                self.show(used)
+                self.show(used.with_picture(found.picture))
             self.show(TextWritten(step=number, text=step.text))
         self.show(AnswerGiven(answer=result.answer))
 

@@ -297,7 +297,7 @@ def _result(output: dict[str, Any], context: FocusContext) -> FocusResult:
     record = output.get("result")
     if record is None:
         raise UsageError("The run waits for a person's decision: use ask_stream, and resume with the decision.")
-    return FocusResult.from_record(record, context.view(record["image"]))
+    return FocusResult.from_record(record, context.view(record["image"]), context.images)
 
 
 def _decided(decision: Decision | None) -> Command[Any] | None:

@@ -39,6 +39,17 @@ class ReportBox:
 
 
 @dataclass(frozen=True)
+class ReportFinding:
+    """What a visual tool found: the call, its words, its picture."""
+
+    call: str
+    text: str = ""
+    picture: Image.Image | None = None
+    box: int | None = None
+    """Which of the step's boxes, from 1; None: it has but one."""
+
+
+@dataclass(frozen=True)
 class ReportStep:
     """One step: its boxes, what the policy said of them, the crops it was shown, and what it cost, in words."""
 
@@ -46,8 +57,8 @@ class ReportStep:
     text: str
     crops: Sequence[Image.Image] = ()
     cost: str = ""
-    findings: Sequence[tuple[str, str]] = ()
-    """What visual tools found: the call, and its words."""
+    findings: Sequence[ReportFinding] = ()
+    """What visual tools found."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +105,10 @@ def report_of(result: FocusResult, *, image_name: str = "", command: str = "") -
                 text=step.text,
                 crops=step.crops,
                 cost=" · ".join(filter(None, [cost, "set by a person" if step.edited else ""])),
-                findings=[(found.call, found.text) for found in step.findings],
+                findings=[
+                    ReportFinding(found.call, found.text, found.picture, found.box + 1 if len(step.boxes) > 1 else None)
+                    for found in step.findings
+                ],
             )
             for step, cost in zip(result.steps, costs, strict=True)
         ],
@@ -170,6 +184,16 @@ class _CropView:
 
 
 @dataclass(frozen=True)
+class _FindingView:
+    call: str
+    text: str
+    place: str
+    url: str
+    """Of its picture; empty where it gave none."""
+    caption: str
+
+
+@dataclass(frozen=True)
 class _StepView:
     number: int
     colour: str
@@ -178,7 +202,7 @@ class _StepView:
     cost: str
     boxes: list[_BoxView]
     crops: list[_CropView]
-    findings: Sequence[tuple[str, str]]
+    findings: list[_FindingView]
     has_depth: bool
 
 
@@ -196,8 +220,19 @@ def _step_view(number: int, step: ReportStep, size: tuple[int, int], chips: list
         cost=step.cost,
         boxes=[_box_view(entry, number, size, chips) for entry in step.boxes],
         crops=[_CropView(_picture_url(crop), f"{crop.width} × {crop.height} px") for crop in step.crops],
-        findings=step.findings,
+        findings=[_finding_view(found) for found in step.findings],
         has_depth=any(entry.depth is not None or entry.measured is not None for entry in step.boxes),
+    )
+
+
+def _finding_view(found: ReportFinding) -> _FindingView:
+    picture = found.picture
+    return _FindingView(
+        call=found.call,
+        text=found.text,
+        place="" if found.box is None else f"box {found.box}",
+        url="" if picture is None else _picture_url(picture),
+        caption="" if picture is None else f"{picture.width} × {picture.height} px",
     )
 
 

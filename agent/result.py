@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from contextlib import suppress
 from typing import Any, Literal
 
 from PIL import Image
@@ -17,8 +18,10 @@ from pydantic import (
 
 from sifthinker.nodes.context import Mode, View
 from sifthinker.nodes.depth import DepthMap
-from sifthinker.nodes.state import AdaptiveRecord, PartRecord, ResultRecord, StepRecord
+from sifthinker.nodes.images import ImageStore
+from sifthinker.nodes.state import AdaptiveRecord, PartRecord, ResultRecord, StepRecord, ToolRecord
 from sifthinker.policy.boxes import Box
+from sifthinker.policy.errors import ImageError
 from sifthinker.policy.trace import AreaBox, Step, Trace
 
 Pixels = tuple[int, int]
@@ -45,6 +48,12 @@ class ToolFinding(BaseModel):
     text: str
     picture_id: str | None
     """Hash of its picture in the image store; None: it gave none."""
+    _picture: Image.Image | None = PrivateAttr(default=None)
+
+    @property
+    def picture(self) -> Image.Image | None:
+        """The picture itself; None: it gave none, or the image store has let go of it."""
+        return self._picture
 
 
 class FocusStep(BaseModel):
@@ -153,19 +162,22 @@ class FocusResult(BaseModel):
     _view: View | None = PrivateAttr(default=None)
 
     @classmethod
-    def from_record(cls, record: ResultRecord, view: View | None = None) -> FocusResult:
+    def from_record(
+        cls, record: ResultRecord, view: View | None = None, images: ImageStore | None = None
+    ) -> FocusResult:
         """Read the `result` of the graph's state.
 
         Args:
             record: the plain data.
-            view: the image that was looked at; without it there are no pictures.
+            view: the image that was looked at; without it there are no pictures of it.
+            images: where the pictures are that visual tools made; without it there are none of them.
         """
         result = cls(
             answer=record["answer"],
             mode=record["mode"],
             policy=record["policy"],
             valid_trace=record["valid_trace"],
-            steps=[_step(step, view) for step in record["steps"]],
+            steps=[_step(step, view, images) for step in record["steps"]],
             warnings=record["warnings"],
             tokens=_tokens(record["tokens"]),
             seconds=record["seconds"],
@@ -220,7 +232,7 @@ class FocusResult(BaseModel):
         return f'<iframe srcdoc="{page}" {frame}></iframe>'
 
 
-def _step(record: StepRecord, view: View | None) -> FocusStep:
+def _step(record: StepRecord, view: View | None, images: ImageStore | None) -> FocusStep:
     sizes = [(size[0], size[1]) for size in record["crop_sizes"] if size is not None]
     step = FocusStep(
         boxes=[LookedAtBox.model_validate(box) for box in record["boxes"]],
@@ -228,14 +240,20 @@ def _step(record: StepRecord, view: View | None) -> FocusStep:
         crop_size=max(sizes, key=lambda size: size[0] * size[1], default=None),
         shown=[None if shown is None else (shown[0], shown[1], shown[2], shown[3]) for shown in record["crops"]],
         edited=record["edited"],
-        findings=[
-            ToolFinding(box=found["box"], call=found["call"], text=found["text"], picture_id=found["picture"])
-            for found in record.get("tools", ())
-        ],
+        findings=[_finding(found, images) for found in record.get("tools", ())],
     )
     if view is not None:
         step._crops = [view.crop(shown, min_px=1)[0] for shown in step.shown if shown is not None]
     return step
+
+
+def _finding(record: ToolRecord, images: ImageStore | None) -> ToolFinding:
+    kept = record["picture"]
+    found = ToolFinding(box=record["box"], call=record["call"], text=record["text"], picture_id=kept)
+    if kept is not None and images is not None:
+        with suppress(ImageError):  # the store has let go of it: a report without it is better than none
+            found._picture = images.get(kept)
+    return found
 
 
 def _adaptive(record: AdaptiveRecord) -> Adaptive:

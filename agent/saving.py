@@ -19,7 +19,8 @@ from sifthinker.agent.result import FocusResult
 from sifthinker.policy.errors import SifthinkerError, UsageError
 from sifthinker.policy.files import PART, beside
 
-_CROP = re.compile(r"step-\d+-\d+\.png")
+_PICTURE = re.compile(r"step-\d+-\d+\.png")
+_FOLDERS = ("crops", "tools")
 _UNFINISHED = re.compile(
     rf"\.(?:annotated\.png|depth\.png|report\.html|result\.json|step-\d+-\d+\.png)\.\d+\.\w{{8}}{re.escape(PART)}"
 )
@@ -52,9 +53,9 @@ def save_run(result: FocusResult, folder: Path, *, image_name: str = "", command
     """Write a run into an existing folder, in place of an earlier one, and return the report's path.
 
     The files are `annotated.png`, `depth.png` (where there is depth), `crops/step-NN-M.png` (step and crop from 1),
-    `report.html` and, last, `result.json`. All are written under other names before the first is put in its place;
-    while that is done there is no `result.json`, so a folder that has one holds one run. Processes that save into one
-    folder do so one after another.
+    `tools/step-NN-M.png` (pictures that visual tools made), `report.html` and, last, `result.json`. All are written
+    under other names before the first is put in its place; while that is done there is no `result.json`, so a folder
+    that has one holds one run. Processes that save into one folder do so one after another.
 
     Raises:
         UsageError: the result came without its pictures.
@@ -69,6 +70,9 @@ def save_run(result: FocusResult, folder: Path, *, image_name: str = "", command
     for number, step in enumerate(report.steps, 1):
         for position, crop in enumerate(step.crops, 1):
             files[f"crops/step-{number:02d}-{position}.png"] = _png(crop)
+        for position, found in enumerate(step.findings, 1):
+            if found.picture is not None:
+                files[f"tools/step-{number:02d}-{position}.png"] = _png(found.picture)
     files["report.html"] = render_report(report).encode()
     files["result.json"] = (json.dumps(result.to_dict(), ensure_ascii=False, indent=2) + "\n").encode()
 
@@ -121,8 +125,9 @@ def _alone(folder: Path) -> Iterator[None]:
 
 def _replace(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write all files beside their places, then put them there, `result.json` last: nobody finds half of a run."""
-    crops = folder / "crops"
-    crops.mkdir(exist_ok=True)
+    for name in _FOLDERS:
+        if any(file.startswith(f"{name}/") for file in files):
+            (folder / name).mkdir(exist_ok=True)
     parts = {folder / name: beside(folder / name) for name in files}
     try:
         for name, data in files.items():
@@ -134,22 +139,26 @@ def _replace(folder: Path, files: Mapping[str, bytes]) -> None:
         for part in parts.values():  # those that are in their place have no such name any more
             with suppress(OSError):
                 part.unlink()
-        with suppress(OSError):  # not empty
-            crops.rmdir()
+        _remove_empty(folder)
 
 
 def _remove_unfinished(folder: Path) -> None:
     """Take away what a killed run left half-written."""
-    for path in [*folder.glob(".*"), *(folder / "crops").glob(".*")]:
+    for path in [*folder.glob(".*"), *(file for name in _FOLDERS for file in (folder / name).glob(".*"))]:
         if _UNFINISHED.fullmatch(path.name):
             path.unlink(missing_ok=True)
 
 
 def _remove_stale(folder: Path, written: set[str]) -> None:
     """Take away what an earlier run left in the same folder, as far as this program writes such files."""
-    stale = [crop for crop in (folder / "crops").glob("*") if _CROP.fullmatch(crop.name)] + [folder / "depth.png"]
-    for path in stale:
+    pictures = [file for name in _FOLDERS for file in (folder / name).glob("*") if _PICTURE.fullmatch(file.name)]
+    for path in [*pictures, folder / "depth.png"]:
         if path.relative_to(folder).as_posix() not in written:
             path.unlink(missing_ok=True)
-    with suppress(OSError):  # not empty
-        (folder / "crops").rmdir()
+    _remove_empty(folder)
+
+
+def _remove_empty(folder: Path) -> None:
+    for name in _FOLDERS:
+        with suppress(OSError):  # not empty, or not there
+            (folder / name).rmdir()

@@ -69,7 +69,7 @@ class FocusTool(BaseTool):
     """The images that can be named (`ImageSources`)."""
 
     def result(self, message: ToolMessage | ResultRecord) -> FocusResult:
-        """The run that a message of this tool tells of, with image, crops and depth map.
+        """The run that a message of this tool tells of, with image, crops, depth map and what visual tools gave.
 
         Raises:
             UsageError: the message tells of none (the tool failed). ImageError: its image is not stored any more.
@@ -77,7 +77,8 @@ class FocusTool(BaseTool):
         record = message.artifact if isinstance(message, ToolMessage) else message
         if record is None:
             raise UsageError("This message tells of no run: the tool could not answer.")
-        return FocusResult.from_record(record, self.agent.context.view(record["image"]))
+        context = self.agent.context
+        return FocusResult.from_record(record, context.view(record["image"]), context.images)
 
     def _run(
         self,

@@ -270,7 +270,7 @@ class Desk:
             raise Refused(409, "This question has no answer to report.")
         record, context = run.record, self._context
         view = await run_sync(context.view, record["image"], limiter=self._workers)
-        result = FocusResult.from_record(record, view)
+        result = FocusResult.from_record(record, view, context.images)
         result.policy = policy_name(result.policy)
         result.warnings = [without_paths(warning) for warning in result.warnings]
         picture = session.pictures.get(record["image"])

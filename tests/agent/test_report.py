@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
-from sifthinker.agent.report import Report, ReportBox, ReportStep, render_report
+from sifthinker.agent.report import Report, ReportBox, ReportFinding, ReportStep, render_report
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{ 7 * 7 }}"
 
@@ -28,7 +28,10 @@ def report() -> Report:
         "The left one is nearer.",
         [picture("red", (20, 16)), picture("blue", (30, 16))],
         "0.7 s",
-        [("read_text()", "TEA")],
+        [
+            ReportFinding("read_text()", "TEA", box=2),
+            ReportFinding("rotate(degrees=90)", picture=picture("green", (16, 20))),
+        ],
     )
     return Report(
         question="Which cup is closer?",
@@ -71,7 +74,10 @@ def test_everything_that_was_found_is_on_the_page(report: Report) -> None:
         assert text in page.text
     for step in report.steps:
         assert step.text in page.text
-    assert "read_text() TEA" in page.text
+    assert "read_text() box 2 TEA" in page.text
+    [turned] = [image for image in page.all("img") if "rotate(degrees=90)" in (image["alt"] or "")]
+    assert turned["alt"] == "picture made by rotate(degrees=90) at step 2"
+    assert "16 × 20 px" in page.text
     assert "0.25" in page.text  # measured
     assert "0.20" in page.text  # said
     assert len(page.all("li", class_="step")) == 2
@@ -81,7 +87,7 @@ def test_the_page_stands_alone(report: Report) -> None:
     html = render_report(report)
     page = Page(html)
     assert all((attrs["src"] or "").startswith("data:image/") for attrs in page.all("img"))
-    assert len(page.all("img")) == 4  # image, depth, two crops
+    assert len(page.all("img")) == 5  # image, depth, two crops, what a tool made
     assert not page.all("link", rel="stylesheet")
     assert all("src" not in attrs for attrs in page.all("script"))
     assert not re.search(r"url\((?!#)", html)
@@ -99,7 +105,9 @@ def test_a_script_in_any_text_stays_text(report: Report) -> None:
         command=HOSTILE,
         trace_text=HOSTILE,
         facts=[(HOSTILE, HOSTILE)],
-        steps=[ReportStep([ReportBox((0, 0, 1, 1))], HOSTILE, [], HOSTILE, [(HOSTILE, HOSTILE)])],
+        steps=[
+            ReportStep([ReportBox((0, 0, 1, 1))], HOSTILE, [], HOSTILE, [ReportFinding(HOSTILE, HOSTILE, picture())])
+        ],
     )
     page = Page(render_report(hostile))
     assert len(page.all("script")) == 1

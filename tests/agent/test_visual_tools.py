@@ -11,9 +11,11 @@ from langgraph.checkpoint.sqlite import SqliteSaver
 from PIL import Image
 from scripted import ScriptedPolicy, focus_lines
 
-from sifthinker.agent import ask, create_focus_agent
+from sifthinker.agent import FocusResult, ask, create_focus_agent, question_message
 from sifthinker.agent.events import FocusPaused, ToolUsed
-from sifthinker.nodes.images import FolderImageStore
+from sifthinker.agent.report import render_report, report_of
+from sifthinker.agent.saving import save_run
+from sifthinker.nodes.images import FolderImageStore, MemoryImageStore
 from sifthinker.nodes.tools import Region, visual_tool
 
 IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (100, 200, 3), dtype=np.uint8))
@@ -47,6 +49,7 @@ def test_an_instruct_model_asks_for_a_tool_and_is_shown_what_it_found():
     assert result.warnings == []
     [found] = result.steps[0].findings
     assert (found.box, found.call) == (0, "rotate(degrees=90)")
+    assert found.picture.size == (40, 80)
     assert result.to_dict()["steps"][0]["findings"][0]["picture_id"] == found.picture_id
 
 
@@ -151,6 +154,32 @@ def _stream():
     from sifthinker.agent import ask_stream
 
     return ask_stream(IMAGE, "What?", policy=native(ASKS, ENDS), depth="none", tools=["rotate"])
+
+
+def test_report_notebook_and_folder_show_the_picture_that_a_tool_made(tmp_path):
+    result = create_focus_agent(native(ASKS, ENDS), depth="none", tools=["rotate"]).ask("What?", image=IMAGE)
+    page = render_report(report_of(result))
+    assert 'alt="picture made by rotate(degrees=90) at step 1"' in page
+    assert "40 × 80 px" in page
+    assert "picture made by rotate" in result._repr_html_()
+    save_run(result, tmp_path)
+    assert Image.open(tmp_path / "tools" / "step-01-1.png").size == (40, 80)
+
+    plain = create_focus_agent(ScriptedPolicy(*focus_lines(LEFT)), depth="none").ask("What?", image=IMAGE)
+    save_run(plain, tmp_path)
+    assert not (tmp_path / "tools").exists()
+
+
+def test_a_picture_that_the_store_has_let_go_of_is_left_out_of_the_report():
+    images = MemoryImageStore()
+    agent = create_focus_agent(native(ASKS, ENDS), depth="none", tools=["rotate"], images=images)
+    asked = {"messages": [question_message("What?", image=images.put(IMAGE))]}
+    record = agent.invoke(asked)["result"]
+    kept = FocusResult.from_record(record, agent.context.view(record["image"]), images)
+    assert kept.steps[0].findings[0].picture is not None
+    gone = FocusResult.from_record(record, agent.context.view(record["image"]), MemoryImageStore())
+    assert gone.steps[0].findings[0].picture is None
+    assert "rotate(degrees=90)" in render_report(report_of(gone))
 
 
 def test_the_terminal_shows_what_a_tool_found_and_shows_it_again():

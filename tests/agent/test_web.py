@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import threading
 import time
 
 import numpy as np
 import pytest
+from PIL import Image
 from scripted import area, focus_lines
 
 pytest.importorskip("starlette")
@@ -17,6 +19,7 @@ from web_serving import Tab, error, png, scripted_agent, serving
 
 from sifthinker.nodes.context import Mode
 from sifthinker.nodes.depth import DepthMap
+from sifthinker.nodes.tools import Found, Region, visual_tool
 from sifthinker.policy.base import Completion
 
 LEFT, RIGHT = (0.1, 0.2, 0.5, 0.6), (0.5, 0.2, 0.9, 0.6)
@@ -50,6 +53,28 @@ def test_a_question_is_answered_step_by_step():
     assert result["steps"][0]["boxes"][0]["measured_depth"] == pytest.approx(0.3, abs=0.02)
     assert result["tokens"]["prompt"] > 0
     assert [step["title"] for step in result["steps"]] == ["one region", "one region"]
+
+
+@visual_tool(always=True)
+def mirrored(region: Region) -> Found:
+    """The crop as in a mirror."""
+    return Found("turned about", region.crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+
+
+def test_what_a_visual_tool_gave_back_comes_with_its_step_and_its_picture_can_be_had():
+    with serving(scripted_agent(*focus_lines(LEFT), tools=[mirrored])) as address:
+        tab = Tab(address)
+        tab.upload(png())
+        events = tab.ask("What colour?")
+        [used] = [event for event in events if event["kind"] == "tool"]
+        assert (used["step"], used["call"], used["text"]) == (1, "mirrored()", "turned about")
+        [found] = events[-1]["result"]["steps"][0]["findings"]
+        assert found == {"box": 0, "call": "mirrored()", "text": "turned about", "picture_id": used["picture_id"]}
+        shown = tab.get(f"images/{used['picture_id']}/rgb")
+        assert Image.open(io.BytesIO(shown.content)).size == (32, 24)
+        report = tab.get("questions/1/report.html").text
+        assert "picture made by mirrored() at step 1" in report
+        assert Tab(address).get(f"images/{used['picture_id']}/rgb").status_code == 404  # another conversation
 
 
 def test_the_image_its_depth_and_its_crops_are_shown():

@@ -23,6 +23,7 @@ from web_serving import scripted_agent, serving  # noqa: E402
 
 from sifthinker.agent.report import Report, ReportBox, ReportStep, render_report  # noqa: E402
 from sifthinker.nodes.depth import DepthMap  # noqa: E402
+from sifthinker.nodes.tools import Found, Region, visual_tool  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
@@ -99,6 +100,31 @@ def ask(page, question="What colour?", state="answered"):
 
 def boxes(page, frame="rgb"):
     return page.locator(f"#{frame} .layer .box").count()
+
+
+@visual_tool(always=True)
+def turned(region: Region) -> Found:
+    """The crop upside down."""
+    return Found("upside down", region.crop.transpose(Image.Transpose.ROTATE_180))
+
+
+def test_what_a_visual_tool_gave_back_stands_at_its_step(opened, picture):
+    lines = [f"<think>{area(LEFT, RIGHT)}", "<text>both</text></think><answer>red</answer>"]
+    with serving(agent(*lines, tools=[turned])) as address:
+        page = opened(address)
+        take(page, picture)
+        ask(page)
+        found = page.locator(".step .findings li")
+        assert [text.strip() for text in found.all_inner_texts()] == [
+            "turned() box 1 upside down",
+            "turned() box 2 upside down",
+        ]
+        page.wait_for_function(
+            "[...document.querySelectorAll('.findings img')].map((shown) => shown.naturalWidth).join() === '128,128'"
+        )
+        page.reload()  # and is still there when the page is loaded again
+        page.wait_for_selector(".findings img")
+        assert found.count() == 2
 
 
 def test_upload_ask_watch_the_steps_and_go_through_them(opened, picture):

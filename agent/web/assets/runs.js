@@ -22,7 +22,7 @@ const newStep = (boxes) => ({
   boxes: boxes.map((box) => ({ ...box, measured_depth: box.measured_depth ?? null })),
   text: "",
   crops: [],
-  findings: [], // of visual tools: {call, text, picture_id}
+  findings: [], // of visual tools: {box (its index), call, text, picture_id}
   cost: "",
   edited: false,
   declined: false,
@@ -42,7 +42,10 @@ const folds = {
     if (box) box.measured_depth = event.depth;
   },
   crop: (run, event) => { stepOf(run, event.step).crops.push(event.shown); },
-  tool: (run, event) => { stepOf(run, event.step).findings.push(event); },
+  tool: (run, event) => {
+    const step = stepOf(run, event.step);
+    step.findings.push({ ...event, box: step.boxes.findIndex((entry) => same(entry.bbox_2d, event.box)) });
+  },
   weighed: (run, event) => {
     run.weighed = event.why;
     if (event.went_on) run.steps = [];

@@ -64,15 +64,16 @@ class StepCard {
     }
     this.crops.hidden = addresses.length === 0;
     if (this.findings.children.length !== step.findings.length) {
-      this.findings.replaceChildren(...step.findings.map((found) => this.finding(found)));
+      this.findings.replaceChildren(...step.findings.map((found) => this.finding(found, step.boxes.length > 1)));
     }
     this.findings.hidden = step.findings.length === 0;
   }
 
-  // What a visual tool found.
-  finding({ call, text, picture_id: picture }) {
+  // What a visual tool found; with `several` boxes it says on which.
+  finding({ box, call, text, picture_id: picture }, several) {
     const shown = picture && h("img", { src: this.pictureAddress(picture), alt: `Picture made by ${call}`, loading: "lazy" });
-    return h("li", { dir: "auto" }, h("code", {}, call), text && ` ${text}`, shown);
+    const place = several && box >= 0 && h("span", { class: "place" }, ` box ${box + 1}`);
+    return h("li", { dir: "auto" }, h("code", {}, call), place, text && ` ${text}`, shown);
   }
 
   mark(on) {
