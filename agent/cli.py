@@ -134,7 +134,8 @@ def ask(
     save: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="Write report.html, annotated.png, depth.png, crops/ and result.json into this folder."
+            metavar="DIR",
+            help="Write report.html, annotated.png, depth.png, crops/, tools/ and result.json into this folder.",
         ),
     ] = None,
     debug: Debug = False,
@@ -198,12 +199,49 @@ def serve_mcp(
     depth: DepthOption = None,
     setting: SetOption = None,
     tool: ToolOption = None,
+    http: Annotated[
+        bool, typer.Option("--http", help="Serve over streamable HTTP at /mcp instead of standard input and output.")
+    ] = False,
+    host: Annotated[
+        str | None,
+        typer.Option(
+            help="With --http: where to listen (default 127.0.0.1); anything but this machine alone needs --auth or "
+            "--no-auth."
+        ),
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="With --http: port (default 8766); 0: any that is free.")
+    ] = None,
+    auth: Annotated[
+        str | None,
+        typer.Option(
+            help="With --http: a token that every client must send. Or set SIFTHINKER_MCP_TOKEN.", metavar="TOKEN"
+        ),
+    ] = None,
+    no_auth: Annotated[
+        bool, typer.Option("--no-auth", help="With --http: let everyone in who can reach the host.")
+    ] = False,
+    name: Annotated[
+        list[str] | None,
+        typer.Option("--name", help="With --http: a further name of this server, as behind a proxy.", metavar="HOST"),
+    ] = None,
     debug: Debug = False,
 ) -> None:
-    """Serve the agent to programs that speak the Model Context Protocol, on standard input and output."""
-    from sifthinker.agent.mcp_command import run_mcp
+    """Serve the agent to programs that speak the Model Context Protocol: on standard input and output, or over HTTP."""
+    from sifthinker.agent.mcp_command import HOST, PORT, HttpOptions, run_mcp
 
-    run_mcp(folders=folder or [], policy=policy, mode=mode, depth=depth, settings=setting or [], tools=tool or [])
+    if not http and (host is not None or port is not None or auth is not None or no_auth or name):
+        raise UsageError("--host, --port, --auth, --no-auth and --name go with --http.")
+    over_http = HttpOptions(host or HOST, PORT if port is None else port, auth, no_auth, name or ())
+    run_mcp(
+        folders=folder or [],
+        policy=policy,
+        mode=mode,
+        depth=depth,
+        settings=setting or [],
+        tools=tool or [],
+        http=over_http if http else None,
+    )
 
 
 @app.command()
@@ -251,6 +289,7 @@ def web(
     mode: ModeOption = "tools",
     depth: DepthOption = None,
     setting: SetOption = None,
+    tool: ToolOption = None,
     host: Annotated[
         str, typer.Option(help="Where to listen; anything but this machine alone needs --auth or --no-auth.")
     ] = "127.0.0.1",
@@ -281,6 +320,7 @@ def web(
         depth=depth,
         settings=setting or [],
         open_browser=open_browser,
+        tools=tool or [],
     )
 
 

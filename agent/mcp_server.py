@@ -36,6 +36,10 @@ from sifthinker.policy.errors import ImageError, SifthinkerError, UsageError
 
 SHOWN_PX = 1_024
 """Longest edge of a picture that is sent to the client."""
+SHOWN_BYTES = 700_000
+"""Of all pictures of an answer: over HTTP, clients of the SDK take no message of more than 1 MiB, base64 and all."""
+AT_ONCE = 4
+"""Calls that are worked on at the same time; further ones wait."""
 
 INSTRUCTIONS = (
     "Looks closely at images. `ask` answers a question about an image and says where it looked; `look` cuts out one "
@@ -62,6 +66,7 @@ class Looking:
         self._folders = folders
         self._agent: FocusAgent | None = None
         self._loading = anyio.Lock()
+        self._work = anyio.CapacityLimiter(AT_ONCE)
 
     async def ask(
         self,
@@ -70,7 +75,9 @@ class Looking:
         image: ImageName = None,
         image_base64: ImageData = None,
         options: Annotated[list[str] | None, Field(description="The answers to choose from.")] = None,
-        show: Annotated[bool, Field(description="Whether the crops that were looked at are sent along.")] = False,
+        show: Annotated[
+            bool, Field(description="Whether the crops, and the pictures that tools made, are sent along.")
+        ] = False,
     ) -> CallToolResult:
         """Answer a question about an image by looking closer and closer; say where it looked."""
         agent = await self._loaded()
@@ -94,12 +101,13 @@ class Looking:
             raise UsageError("The run waits for a person, and there is none here: leave interrupt_on_focus out.")
 
         try:
-            found, result = await _in_thread(work)
+            found, result = await self._in_thread(work)
         finally:
             stop.set()
-        crops = [_picture(crop) for crop in result.crops] if show else []
+        made = [found.picture for step in result.steps for found in step.findings if found.picture is not None]
+        pictures = _pictures([*result.crops, *made]) if show else []
         told = "\n".join([*account_lines(result), f"Image id: {found}"])
-        return _reply(told, crops, {**result.to_dict(), "image": found})
+        return _reply(told, pictures, {**result.to_dict(), "image": found})
 
     async def look(
         self,
@@ -122,17 +130,24 @@ class Looking:
             crop, shown = view.crop(asked, min_px=agent.context.config.min_crop_px)
             return found, crop, shown, None if view.depth is None else view.depth.mean(asked)
 
-        found, crop, shown, depth = await _in_thread(work)
+        found, crop, shown, depth = await self._in_thread(work)
         size = f"{crop.width} × {crop.height} pixels"
         told = [box_words(shown), size, depth_words(depth, None), f"image id: {found}"]
         facts = {"image": found, "box": list(shown), "depth": depth, "size": list(crop.size)}
-        return _reply(", ".join(filter(None, told)), [_picture(crop)], facts)
+        return _reply(", ".join(filter(None, told)), _pictures([crop]), facts)
 
     async def _loaded(self) -> FocusAgent:
         async with self._loading:
             if self._agent is None:
-                self._agent = await _in_thread(self._make)
+                self._agent = await self._in_thread(self._make)
             return self._agent
+
+    async def _in_thread(self, work: Callable[[], _Answer]) -> _Answer:
+        """What a call comes to; its error as the client is told it."""
+        try:
+            return await anyio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._work)
+        except SifthinkerError as error:
+            raise ToolError(str(error)) from error
 
     def _image(self, agent: FocusAgent, image: str | None, data: str | None) -> str:
         """The id of the image that a call means."""
@@ -148,7 +163,7 @@ class Looking:
 
 
 def focus_server(make: Callable[[], FocusAgent], *, folders: Sequence[str | Path] = ()) -> MCPServer[Any]:
-    """The focus agent as an MCP server; `.run()` serves it on standard input and output.
+    """The focus agent as an MCP server; `.run()` serves it on standard input and output, `mcp_http.http_app` over HTTP.
 
     Args:
         make: makes the agent, at the first call of a tool.
@@ -169,14 +184,6 @@ def focus_server(make: Callable[[], FocusAgent], *, folders: Sequence[str | Path
     return server
 
 
-async def _in_thread(work: Callable[[], _Answer]) -> _Answer:
-    """What a call comes to; its error as the client is told it."""
-    try:
-        return await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
-    except SifthinkerError as error:
-        raise ToolError(str(error)) from error
-
-
 def _reply(text: str, pictures: Sequence[ImageContent], facts: dict[str, Any]) -> CallToolResult:
     content: list[ContentBlock] = [TextContent(type="text", text=text), *pictures]
     return CallToolResult(content=content, structured_content=facts)
@@ -186,7 +193,24 @@ def _progress(part: Any) -> str:
     return f"step {part.step}: {', '.join(box_words(box.bbox_2d) for box in part.boxes)}"
 
 
-def _picture(picture: Image.Image) -> ImageContent:
+def _pictures(pictures: Sequence[Image.Image]) -> list[ImageContent]:
+    """Pictures for the client, together within `SHOWN_BYTES`."""
+    most = SHOWN_BYTES // max(1, len(pictures))
+    return [_picture(picture, most) for picture in pictures]
+
+
+def _picture(picture: Image.Image, most: int) -> ImageContent:
+    """A picture as a PNG of at most so many bytes, else as a JPEG, smaller and smaller until it fits."""
+    shown = fit(picture, SHOWN_PX)
+    kind, data = "png", _encoded(shown, "PNG")
+    while len(data) > most and max(shown.size) > 64:
+        if kind == "jpeg":
+            shown = fit(shown, max(shown.size) * 3 // 4)
+        kind, data = "jpeg", _encoded(shown, "JPEG")
+    return ImageContent(type="image", data=base64.b64encode(data).decode(), mime_type=f"image/{kind}")
+
+
+def _encoded(picture: Image.Image, kind: str) -> bytes:
     file = io.BytesIO()
-    fit(picture, SHOWN_PX).save(file, "PNG")
-    return ImageContent(type="image", data=base64.b64encode(file.getvalue()).decode(), mime_type="image/png")
+    picture.save(file, kind, quality=88)
+    return file.getvalue()

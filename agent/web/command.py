@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from sifthinker.agent.extras import needing
-from sifthinker.agent.web.settings import LOOPBACK_NAMES, WebSettings, is_address, is_loopback
+from sifthinker.agent.listening import ServerNames, is_loopback, listen, shown_address
+from sifthinker.agent.web.settings import WebSettings
 from sifthinker.policy.errors import SifthinkerError, UsageError
+
+if TYPE_CHECKING:
+    from sifthinker.nodes.tools import VisualTool
 
 AUTH_VARIABLE = "SIFTHINKER_AUTH"
 """Environment variable that holds `user:password`, which on the command line every user of this machine could read."""
@@ -31,11 +34,12 @@ def run_web(
     depth: str | None,
     settings: Sequence[str],
     open_browser: bool,
+    tools: Sequence[str] = (),
 ) -> None:
     """Serve the page.
 
     Raises:
-        UsageError: wrong use, a missing package, an address that cannot be listened on, a policy that does not exist.
+        UsageError: wrong use, a missing package, an address that cannot be listened on, no such policy or tool.
     """
     allowed = _allowed(host, auth or os.environ.get(AUTH_VARIABLE) or None, no_auth, names)
     with needing("web", "web"):
@@ -44,7 +48,9 @@ def run_web(
         from sifthinker.agent.web.app import create_app
     from sifthinker.agent.console import FocusConsole
     from sifthinker.agent.web.loading import Loading
+    from sifthinker.nodes.tools import find_tools
 
+    chosen = find_tools(tools)
     listening = listen(host, port)
     console = FocusConsole()
     servers: list[uvicorn.Server] = []
@@ -56,7 +62,9 @@ def run_web(
             console.trouble(str(error))
 
     loading = Loading(
-        lambda: make_agent(policy=policy, mode=mode, depth=depth, settings=settings, image_bytes=allowed.image_bytes),
+        lambda: make_agent(
+            policy=policy, mode=mode, depth=depth, settings=settings, tools=chosen, image_bytes=allowed.image_bytes
+        ),
         told,
     )
     with listening:
@@ -64,7 +72,7 @@ def run_web(
         loading.wait(_PATIENCE_S)
         if loading.error is not None:
             raise loading.error
-        address = _address(host, listening.getsockname()[1])
+        address = shown_address(host, listening.getsockname()[1])
         console.say(f"sifthinker is at {address} (Ctrl-C ends it)")
         if allowed.credentials is None and not is_loopback(host):
             console.note("Whoever can reach this machine can use it: no password was set (--no-auth).")
@@ -96,7 +104,15 @@ def run_web(
             raise loading.error
 
 
-def make_agent(*, policy: str, mode: str, depth: str | None, settings: Sequence[str], image_bytes: int) -> Any:
+def make_agent(
+    *,
+    policy: str,
+    mode: str,
+    depth: str | None,
+    settings: Sequence[str],
+    image_bytes: int,
+    tools: Sequence[VisualTool] = (),
+) -> Any:
     """The agent that answers the page, its conversations in memory."""
     from langgraph.checkpoint.memory import InMemorySaver
 
@@ -111,31 +127,8 @@ def make_agent(*, policy: str, mode: str, depth: str | None, settings: Sequence[
         mode=cast(Mode, mode),
         checkpointer=InMemorySaver(),
         images=MemoryImageStore(image_bytes),
+        tools=tools,
     )
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens; the port is taken before anything is loaded.
-
-    Raises:
-        UsageError: there is no such host, or the port is in use.
-    """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except OSError as error:
-        raise UsageError(f"The host {host!r} cannot be found ({error.strerror}): name another with --host.") from error
-    listening = socket.socket(family, kind, protocol)
-    try:
-        if os.name == "posix":
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-        listening.listen(128)
-    except OSError as error:
-        listening.close()
-        raise UsageError(
-            f"{host}, port {port} cannot be listened on ({error.strerror}): name another with --port, 0 for any."
-        ) from error
-    return listening
 
 
 def _allowed(host: str, auth: str | None, no_auth: bool, names: Sequence[str]) -> WebSettings:
@@ -151,14 +144,5 @@ def _allowed(host: str, auth: str | None, no_auth: bool, names: Sequence[str]) -
             f"{host} can be reached from other machines: set a password with --auth USER:PASSWORD (or in "
             f"{AUTH_VARIABLE}), or say --no-auth."
         )
-    known = {name.lower() for name in names} | LOOPBACK_NAMES | ({host.lower()} if not _everywhere(host) else set())
-    return WebSettings(credentials=auth, hosts=frozenset(known), any_address=_everywhere(host))
-
-
-def _everywhere(host: str) -> bool:
-    return host in ("", "0.0.0.0", "::") or (is_address(host) and not is_loopback(host))
-
-
-def _address(host: str, port: int) -> str:
-    shown = "127.0.0.1" if host in ("", "0.0.0.0", "::") else host
-    return f"http://[{shown}]:{port}/" if ":" in shown else f"http://{shown}:{port}/"
+    known = ServerNames.of(host, names)
+    return WebSettings(credentials=auth, hosts=frozenset(known.hosts), any_address=known.any_address)

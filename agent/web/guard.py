@@ -18,7 +18,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from sifthinker.agent.web.settings import WebSettings, is_address
+from sifthinker.agent.listening import ServerNames
+from sifthinker.agent.web.settings import WebSettings
 
 OWN_HEADER = "x-sifthinker"
 """Sent by the page with everything that changes something. Another site cannot send it: nothing here allows it to."""
@@ -48,7 +49,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp, settings: WebSettings) -> None:
         self.app = app
-        self.settings = settings
+        self._names = ServerNames(settings.hosts, settings.any_address)
         self._password = None if settings.credentials is None else settings.credentials.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -69,7 +70,7 @@ class Guard:
 
     async def _refusal(self, scope: Scope) -> Response | None:
         headers = Headers(scope=scope)
-        if not self._known_host(headers.get("host", "")):
+        if not self._names.know(headers.get("host", "")):
             return _told(scope, 421, "This server is not known by that name: call it by the address it printed.")
         if self._password is not None and not self._knows_password(headers.get("authorization", "")):
             if "authorization" in headers:
@@ -80,15 +81,6 @@ class Guard:
         if _from_elsewhere(scope, headers):
             return _told(scope, 403, "This request came from another page: it is not served.")
         return None
-
-    def _known_host(self, value: str) -> bool:
-        try:
-            host = urlsplit(f"//{value}").hostname
-        except ValueError:
-            return False
-        if host is None:
-            return False
-        return host in self.settings.hosts or (self.settings.any_address and is_address(host))
 
     def _knows_password(self, authorization: str) -> bool:
         scheme, _, encoded = authorization.partition(" ")

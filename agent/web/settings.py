@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass
 
-LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
-"""How a browser on this machine calls it."""
+from sifthinker.agent.listening import LOOPBACK_NAMES
 
 
 @dataclass(frozen=True)
@@ -43,17 +41,3 @@ class WebSettings:
     """Streams of events open for one question."""
     image_bytes: int = 384_000_000
     """Pixels kept in memory, over all conversations; beyond it the longest unused are forgotten."""
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host to listen on can be reached from this machine alone."""
-    return host == "localhost" or (is_address(host) and ipaddress.ip_address(host).is_loopback)
-
-
-def is_address(host: str) -> bool:
-    """Whether a host is an IP address, rather than a name."""
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True

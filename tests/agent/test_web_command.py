@@ -15,7 +15,8 @@ pytest.importorskip("uvicorn")
 pytest.importorskip("httpx")
 import httpx
 
-from sifthinker.agent.web.command import listen, run_web
+from sifthinker.agent.listening import listen
+from sifthinker.agent.web.command import run_web
 from sifthinker.policy.errors import UsageError
 
 
@@ -49,6 +50,7 @@ def web(**changed):
         ({"host": "no-such-host.invalid", "no_auth": True}, "The host 'no-such-host.invalid' cannot be found"),
         ({"policy": "no policy of this name"}, "names no policy"),
         ({"mode": "magic"}, "Expected one of the modes"),
+        ({"tools": ["fly"]}, "There is no visual tool 'fly'"),
     ],
 )
 def test_wrong_use_of_the_command_is_one_sentence(changed, said, monkeypatch):
