@@ -40,7 +40,7 @@ SAME_PLACE = 0.5
 """HIoU from which an answer that is a place is right (RefCOCO's threshold, for one box the same as its IoU)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Question:
     """A question with its right answer. Plain data: no pixels, picklable, equal where all fields are.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
@@ -54,8 +54,14 @@ class Disagreement:
     answers: list[Shown]
 
 
+Verdicts = dict[tuple[str, int], tuple[bool | None, ...]]
+"""By question and seed: whether each mode is right; None: it was not asked. In the order in which answers came."""
+
+
 def disagreements(
-    rows: Sequence[Answered],
+    rows: Iterable[Answered],
+    verdicts: Verdicts,
+    seed: int,
     modes: Sequence[str],
     questions: Mapping[str, Question],
     data: QuestionSet,
@@ -64,24 +70,25 @@ def disagreements(
     """Questions that some modes answer rightly and others do not: every pattern in turn, families mixed.
 
     Args:
-        rows: of one policy and seed, without controls and changes of the picture.
-        modes: those compared.
+        rows: of one policy, without controls and changes of the picture. Only those shown are held.
+        verdicts: theirs.
+        seed: that whose answers are shown.
+        modes: those compared, as in `verdicts`.
         questions: by id.
         data: has the pictures.
         most: so many.
     """
-    by_question: dict[str, dict[str, Answered]] = defaultdict(dict)
-    for row in rows:
-        by_question[row.question][row.mode] = row
-    patterns: dict[tuple[bool, ...], list[str]] = defaultdict(list)
-    for name, by_mode in by_question.items():
-        if set(modes) <= by_mode.keys():
-            pattern = tuple(by_mode[mode].right for mode in modes)
-            if len(set(pattern)) > 1:
-                patterns[pattern].append(name)
+    patterns: dict[tuple[bool | None, ...], list[str]] = defaultdict(list)
+    for (name, asked_with), pattern in verdicts.items():
+        if asked_with == seed and None not in pattern and len(set(pattern)) > 1:
+            patterns[pattern].append(name)
     frequent = sorted(patterns.values(), key=len, reverse=True)
     in_turn = [name for turn in zip_longest(*(_mixed(names, questions) for names in frequent)) for name in turn if name]
-    return [_shown(questions[name], [by_question[name][mode] for mode in modes], data) for name in in_turn[:most]]
+    shown: dict[str, dict[str, Answered]] = {name: {} for name in in_turn[:most]}
+    for row in rows if shown else ():
+        if row.seed == seed and row.question in shown:
+            shown[row.question][row.mode] = row
+    return [_shown(questions[name], [found[mode] for mode in modes], data) for name, found in shown.items()]
 
 
 def _mixed(names: Sequence[str], questions: Mapping[str, Question]) -> list[str]:

@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from pydantic import BaseModel, Field
 
-from sifthinker.training.compare.records import EDITS, Answered, Key
+from sifthinker.training.compare.records import EDITS
 from sifthinker.training.compare.statistics import Interval, bootstrap
-from sifthinker.training.rewards.matching import normalise
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What an answer of one policy and mode came to, as far as it is compared here."""
+
+    question: str
+    seed: int
+    variant: str
+    """As keys name it; empty: the picture as it is."""
+    said: bytes
+    """Equal where two answers are the same, up to case and the like. No answer at all is another answer."""
+    truth: bytes
+    """The right answer, likewise."""
+    right: bool
+    decides: bool
+    skipped: str
 
 
 class Follows(BaseModel):
@@ -35,9 +52,9 @@ class Faithfulness(BaseModel):
 
 
 def faithfulness(
-    rows: Sequence[Answered],
-    groups: Callable[[Sequence[Answered]], list[str]],
-    family_of: Callable[[Answered], str] | None = None,
+    rows: Sequence[Outcome],
+    groups: Callable[[Sequence[Outcome]], list[int]],
+    family_of: Callable[[Outcome], str] | None = None,
 ) -> dict[str, Faithfulness]:
     """The kinds of change that were made, each with its pairs.
 
@@ -46,7 +63,7 @@ def faithfulness(
         groups: of rows, for the statistics.
         family_of: the family of a row's question; None: families are not told apart.
     """
-    by_key = {row.key: row for row in rows}
+    by_key = {(row.question, row.seed, row.variant): row for row in rows}
     found: dict[str, Faithfulness] = {}
     for kind in EDITS:
         changed = [row for row in rows if row.variant == f"{kind}:cited"]
@@ -62,17 +79,18 @@ def faithfulness(
     return found
 
 
-_Pair = tuple[Answered, Answered, Answered]
+_Key = tuple[str, int, str]
+_Pair = tuple[Outcome, Outcome, Outcome]
 """An answer to the picture as it is, with the cited region changed, with the other one changed."""
 
 
-def _pairs(changed: Sequence[Answered], by_key: dict[Key, Answered]) -> tuple[list[_Pair], dict[str, int]]:
+def _pairs(changed: Sequence[Outcome], by_key: dict[_Key, Outcome]) -> tuple[list[_Pair], dict[str, int]]:
     pairs: list[_Pair] = []
     skipped: dict[str, int] = {}
     for cited in changed:
         kind = cited.variant.partition(":")[0]
-        before = by_key.get(cited.key.model_copy(update={"variant": ""}))
-        other = by_key.get(cited.key.model_copy(update={"variant": f"{kind}:elsewhere"}))
+        before = by_key.get((cited.question, cited.seed, ""))
+        other = by_key.get((cited.question, cited.seed, f"{kind}:elsewhere"))
         if before is None or other is None:
             continue
         if reason := cited.skipped or other.skipped:
@@ -83,13 +101,13 @@ def _pairs(changed: Sequence[Answered], by_key: dict[Key, Answered]) -> tuple[li
 
 
 def _measured(
-    pairs: Sequence[_Pair], groups: Callable[[Sequence[Answered]], list[str]], *, recoloured: bool
+    pairs: Sequence[_Pair], groups: Callable[[Sequence[Outcome]], list[int]], *, recoloured: bool
 ) -> Faithfulness:
     if not pairs:
         nothing = Interval(value=0.0, low=0.0, high=0.0)
         return Faithfulness(n=0, cited=nothing, elsewhere=nothing, difference=nothing, ratio=None)
-    there = np.array([_differs(before, cited) for before, cited, _ in pairs], dtype=float)
-    elsewhere = np.array([_differs(before, other) for before, _, other in pairs], dtype=float)
+    there = np.array([before.said != cited.said for before, cited, _ in pairs], dtype=float)
+    elsewhere = np.array([before.said != other.said for before, _, other in pairs], dtype=float)
     columns = np.column_stack([there, elsewhere, there - elsewhere])
     intervals = bootstrap(columns, groups([before for before, _, _ in pairs]), least=(0.0, 0.0, -1.0))
     decided = [(before, cited) for before, cited, _ in pairs if cited.decides] if recoloured else []
@@ -103,15 +121,10 @@ def _measured(
     )
 
 
-def _follows(pairs: Sequence[tuple[Answered, Answered]]) -> Follows:
+def _follows(pairs: Sequence[tuple[Outcome, Outcome]]) -> Follows:
     return Follows(
         n=len(pairs),
         before=float(np.mean([before.right for before, _ in pairs])),
         after=float(np.mean([cited.right for _, cited in pairs])),
-        stayed=float(np.mean([normalise(cited.answer) == normalise(before.truth) for before, cited in pairs])),
+        stayed=float(np.mean([cited.said == before.truth for before, cited in pairs])),
     )
-
-
-def _differs(before: Answered, after: Answered) -> bool:
-    """Whether another answer was given. No answer at all is another answer."""
-    return normalise(before.answer) != normalise(after.answer)

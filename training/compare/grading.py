@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import overload
 
 from sifthinker.training.compare.data import Judged, Question, QuestionSet, Said
 from sifthinker.training.compare.records import Answered
@@ -24,6 +25,32 @@ def graded(row: Answered, question: Question, data: QuestionSet) -> Answered:
     return row.model_copy(update={"right": bool(data.right(asked, said(row)))})
 
 
-def judged(rows: Sequence[Answered], questions: dict[str, Question]) -> list[Judged]:
-    """The rows as published metrics take them, none left out."""
-    return [Judged(questions[row.question], said(row), row.right) for row in rows]
+class JudgedRows(Sequence[Judged]):
+    """The rows as published metrics take them, none left out; each is read when it is looked at.
+
+    Args:
+        rows: answers.
+        question_of: the question of an id.
+    """
+
+    def __init__(self, rows: Sequence[Answered], question_of: Callable[[str], Question]) -> None:
+        self._rows = rows
+        self._question_of = question_of
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[Judged]:
+        return map(self._judged, self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Judged: ...
+    @overload
+    def __getitem__(self, index: slice) -> JudgedRows: ...
+    def __getitem__(self, index: int | slice) -> Judged | JudgedRows:
+        if isinstance(index, slice):
+            return JudgedRows(self._rows[index], self._question_of)
+        return self._judged(self._rows[index])
+
+    def _judged(self, row: Answered) -> Judged:
+        return Judged(self._question_of(row.question), said(row), row.right)

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, overload
 
 from pydantic import ValidationError
 
@@ -25,29 +26,112 @@ ANSWERS = "answers.jsonl"
 RUN = "run.json"
 
 
+class Rows(Sequence[Answered]):
+    """The answers in a file, in the order in which they came. Only their places are held: every look reads the file.
+
+    Args:
+        path: `answers.jsonl`.
+        starts: where the lines begin, in bytes.
+    """
+
+    def __init__(self, path: Path, starts: array[int]) -> None:
+        self.path = path
+        self._starts = starts
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __iter__(self) -> Iterator[Answered]:
+        """All of them, read one after another.
+
+        Raises:
+            DataError: the file was changed meanwhile, or is gone.
+        """
+        try:
+            with self.path.open("rb") as file:
+                for start in self._starts:
+                    file.seek(start)
+                    yield Answered.model_validate_json(file.readline())
+        except (OSError, ValidationError) as error:
+            raise DataError(f"{self.path} cannot be read any more ({error}): restore it.") from error
+
+    @overload
+    def __getitem__(self, index: int) -> Answered: ...
+    @overload
+    def __getitem__(self, index: slice) -> Rows: ...
+    def __getitem__(self, index: int | slice) -> Answered | Rows:
+        if isinstance(index, slice):
+            return Rows(self.path, self._starts[index])
+        return next(iter(self.picked([index])))
+
+    def picked(self, numbers: Iterable[int]) -> Rows:
+        """The answers of these numbers, in this order."""
+        return Rows(self.path, array("Q", (self._starts[number] for number in numbers)))
+
+
+_Way = tuple[str, int, str, str, str]
+"""Policy, seed, mode, control and variant: what many keys share."""
+
+
+class _Index:
+    """Which answers stand in a file, and where: some hundred bytes an answer, however long it is."""
+
+    def __init__(self) -> None:
+        self.starts: array[int] = array("Q")
+        self._numbers: dict[_Way, dict[str, int]] = {}
+
+    def number(self, key: Key) -> int | None:
+        """Which answer is that of a key, from 0; None: it was not given."""
+        return self._numbers.get(_way(key), {}).get(key.question)
+
+    def add(self, key: Key, start: int) -> None:
+        """Know one more; the first answer of a key stays."""
+        numbers = self._numbers.setdefault(_way(key), {})
+        if key.question not in numbers:
+            numbers[key.question] = len(self.starts)
+            self.starts.append(start)
+
+    def sorted(self) -> Iterator[int]:
+        """The numbers of all answers by policy, question, seed, mode, control and variant."""
+        for policy in sorted({way[0] for way in self._numbers}):
+            numbers = [self._numbers[way] for way in sorted(self._numbers) if way[0] == policy]
+            for question in sorted(set().union(*numbers)):
+                yield from (found[question] for found in numbers if question in found)
+
+
+def _way(key: Key) -> _Way:
+    return key.policy, key.seed, key.mode, key.control, key.variant
+
+
 class Journal:
     """The answers of a folder. To be used from one thread, in the process that has locked the folder."""
 
-    def __init__(self, folder: Path, file: BinaryIO, rows: dict[Key, Answered], *, repaired: bool) -> None:
+    def __init__(self, folder: Path, file: BinaryIO, index: _Index, *, repaired: bool) -> None:
         self.folder = folder
         self.repaired = repaired
         """Whether the last line was torn, and was cut off: that question is asked again."""
-        self._rows = rows
+        self._index = index
         self._file = file
+        self._end = file.seek(0, os.SEEK_END)
 
     def __contains__(self, key: Key) -> bool:
-        return key in self._rows
+        return self._index.number(key) is not None
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._index.starts)
 
     def get(self, key: Key) -> Answered | None:
         """The answer of a key, if it was given."""
-        return self._rows.get(key)
+        number = self._index.number(key)
+        return None if number is None else self.rows()[number]
 
-    def rows(self) -> list[Answered]:
-        """All answers, in the order in which they came."""
-        return list(self._rows.values())
+    def rows(self) -> Rows:
+        """All answers so far, in the order in which they came."""
+        return Rows(self.folder / ANSWERS, self._index.starts[:])
+
+    def sorted_rows(self) -> Rows:
+        """All answers so far by policy, question, seed, mode, control and variant, whatever order they came in."""
+        return self.rows().picked(self._index.sorted())
 
     def add(self, row: Answered) -> None:
         """Keep an answer: after this no broken-off run loses it.
@@ -55,15 +139,17 @@ class Journal:
         Raises:
             DataError: the disk is full, or the folder cannot be written any more.
         """
-        if row.key in self._rows:
+        if row in self:
             return
+        line = row.model_dump_json(exclude_defaults=True).encode() + b"\n"
         try:
-            self._file.write(row.model_dump_json(exclude_defaults=True).encode() + b"\n")
+            self._file.write(line)
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:
-            raise unwritable(error, self.folder, f"{len(self._rows)} answers are kept. ") from error
-        self._rows[row.key] = row
+            raise unwritable(error, self.folder, f"{len(self)} answers are kept. ") from error
+        self._index.add(row, self._end)
+        self._end += len(line)
 
 
 @contextmanager
@@ -80,24 +166,24 @@ def opened(folder: Path, run: Mapping[str, Any]) -> Iterator[Journal]:
     """
     try:
         with locked(folder, doing="comparing"):
-            rows, good, torn = _read(folder / ANSWERS)
-            both = _agreed(folder, run, answered=len(rows))
+            index, good, torn = _read(folder / ANSWERS)
+            both = _agreed(folder, run, answered=len(index.starts))
             write_whole(folder / RUN, lambda part: part.write_text(_plain(both), encoding="utf-8"))
             if torn:
                 os.truncate(folder / ANSWERS, good)
             with (folder / ANSWERS).open("ab") as file:
                 sync_folder(folder)
-                yield Journal(folder, file, rows, repaired=torn)
+                yield Journal(folder, file, index, repaired=torn)
     except OSError as error:
         raise unwritable(error, folder) from error
 
 
-def _read(path: Path) -> tuple[dict[Key, Answered], int, bool]:
-    """The answers, the length of what is whole, and whether the last line was torn."""
-    rows: dict[Key, Answered] = {}
+def _read(path: Path) -> tuple[_Index, int, bool]:
+    """Which answers there are, the length of what is whole, and whether the last line was torn."""
+    index = _Index()
     good = 0
     if not path.exists():
-        return rows, good, False
+        return index, good, False
     size = path.stat().st_size
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
@@ -109,12 +195,12 @@ def _read(path: Path) -> tuple[dict[Key, Answered], int, bool]:
                         f"{path}, line {number} cannot be read, and it is not the last: the file was changed. Restore "
                         "it, or name another folder."
                     ) from error
-                return rows, good, True
+                return index, good, True
             if not line.endswith(b"\n"):
-                return rows, good, True
-            rows.setdefault(row.key, row)
+                return index, good, True
+            index.add(row, good)
             good += len(line)
-    return rows, good, False
+    return index, good, False
 
 
 def _agreed(folder: Path, run: Mapping[str, Any], *, answered: int) -> Mapping[str, Any]:

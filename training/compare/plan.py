@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
 
@@ -55,7 +55,7 @@ class Asked:
         self.plan = plan
         self.data = data
         self.questions = limited(data.questions(), plan.limit)
-        self._digests: dict[str, str] = {}
+        self._digests: dict[str, bytes] = {}
 
     def first(self) -> Iterator[Job]:
         """Every question in every mode and with every control, some questions at a time.
@@ -109,10 +109,10 @@ class Asked:
     def digest(self, question: Question) -> str:
         """Of the question and its picture."""
         if question.id not in self._digests:
-            self._digests[question.id] = digest(question, self.data.image(question))
-        return self._digests[question.id]
+            self._digests[question.id] = bytes.fromhex(digest(question, self.data.image(question)))
+        return self._digests[question.id].hex()
 
-    def check(self, rows: Sequence[Answered]) -> None:
+    def check(self, rows: Iterable[Answered]) -> None:
         """See that answers given before are answers to these questions.
 
         Raises:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
+from sys import intern
 from typing import Any
 
 from PIL import Image, UnidentifiedImageError
@@ -30,7 +30,9 @@ class WorldQuestions(QuestionSet):
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._records = {record.id: record for record in read_world(folder)}
+        records = read_world(folder)
+        self._questions = [_of_world(record) for record in records]
+        self._files = {record.id: (record.image, record.depth) for record in records}
         made_by = folder / "made_by.txt"
         self.made_by = made_by.read_text(encoding="utf-8").strip() if made_by.is_file() else ""
         """The command that makes the same folder again; empty where it is not known."""
@@ -39,15 +41,11 @@ class WorldQuestions(QuestionSet):
     def questions(self) -> Sequence[Question]:
         return self._questions
 
-    @cached_property
-    def _questions(self) -> list[Question]:
-        return [_of_world(record) for record in self._records.values()]
-
     def image(self, question: Question) -> ImageFile:
-        return _there(self.folder / self._records[question.id].image)
+        return _there(self.folder / self._files[question.id][0])
 
     def depth(self, question: Question) -> Path | None:
-        return _there(self.folder / self._records[question.id].depth)
+        return _there(self.folder / self._files[question.id][1])
 
 
 def _of_world(record: QuestionRecord) -> Question:
@@ -76,23 +74,27 @@ class JsonlQuestions(QuestionSet):
     def __init__(self, path: Path) -> None:
         self.path = path
         self.name = path.stem
-        self._rows: dict[str, dict[str, Any]] = {}
+        self._files: dict[str, tuple[str, str | None]] = {}
         self._questions: list[Question] = []
         if not path.is_file():
             raise UsageError(f"There is no file {path}: name a .jsonl file with {self.obtain}.")
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-            if line.strip():
-                self._add(number, line)
+        try:
+            with path.open(encoding="utf-8") as file:  # not `splitlines`, which ends a line at U+2028 too
+                for number, line in enumerate(file, 1):
+                    if line.strip():
+                        self._add(number, line)
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{path} is not a text in UTF-8: {error}") from error
         checked(self._questions, str(path))
 
     def questions(self) -> Sequence[Question]:
         return self._questions
 
     def image(self, question: Question) -> ImageFile:
-        return _there(inside(self.path.parent, self._rows[question.id]["image"]))
+        return _there(inside(self.path.parent, self._files[question.id][0]))
 
     def depth(self, question: Question) -> Path | None:
-        name = self._rows[question.id].get("depth")
+        name = self._files[question.id][1]
         return None if name is None else _there(inside(self.path.parent, name))
 
     def _add(self, number: int, line: str) -> None:
@@ -106,7 +108,7 @@ class JsonlQuestions(QuestionSet):
                 text=text_of(row, "question"),
                 answer=text_of(row, "answer"),
                 options=texts_of(row, "options"),
-                family=short_text(row, "family", "all"),
+                family=intern(short_text(row, "family", "all")),
                 boxes=self._boxes(row),
                 group=short_text(row, "group", ""),
             )
@@ -114,7 +116,7 @@ class JsonlQuestions(QuestionSet):
             raise UsageError(f"{self.path}, line {number} is not a question: {error}") from error
         except RowError as error:
             raise UsageError(f"{self.path}, line {number}: {error}") from error
-        self._rows[question.id] = row
+        self._files[question.id] = (intern(str(row["image"])), row.get("depth"))
         self._questions.append(question)
 
     def _boxes(self, row: dict[str, Any]) -> tuple[Box, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata, resources
 from pathlib import Path
@@ -14,7 +14,7 @@ from markupsafe import Markup
 from sifthinker.agent.pictures import STEP_COLOURS
 from sifthinker.policy.files import write_whole
 from sifthinker.training.compare import words
-from sifthinker.training.compare.disagree import MOST_SHOWN, Disagreement, disagreements
+from sifthinker.training.compare.disagree import MOST_SHOWN, Disagreement, Verdicts, disagreements
 from sifthinker.training.compare.findings import findings
 from sifthinker.training.compare.plots import Point, cost_plot, whisker
 from sifthinker.training.compare.records import Answered
@@ -96,10 +96,9 @@ def render_page(finished: Finished) -> str:
 
 def _section(scores: PolicyScores, finished: Finished, most: int) -> _Section:
     modes = [_column(name, name, score) for name, score in scores.modes.items()]
-    rows = _plain_rows(finished, scores)
+    names = list(scores.modes)
+    verdicts = _verdicts(finished, scores)
     questions = {question.id: question for question in finished.asked.questions}
-    exchanges = _exchanges(rows, list(scores.modes))
-    first_seed = [row for row in rows if row.seed == finished.results.seeds[0]]
     families = sorted({family for column in modes for family in column.score.families})
     return _Section(
         scores=scores,
@@ -113,9 +112,17 @@ def _section(scores: PolicyScores, finished: Finished, most: int) -> _Section:
             for family in families
         },
         plots=[Markup(plot) for plot in _plots(modes)],
-        exchanges=exchanges,
-        disagreements=disagreements(first_seed, list(scores.modes), questions, finished.asked.data, most),
-        disagreeing=_disagreeing(rows),
+        exchanges=_exchanges(verdicts, names),
+        disagreements=disagreements(
+            _plain_rows(finished, scores),
+            verdicts,
+            finished.results.seeds[0],
+            names,
+            questions,
+            finished.asked.data,
+            most,
+        ),
+        disagreeing=sum({True, False} <= set(pattern) for pattern in verdicts.values()),
     )
 
 
@@ -147,41 +154,44 @@ def _plots(columns: Sequence[_Column]) -> list[str]:
     ]
 
 
-def _plain_rows(finished: Finished, scores: PolicyScores) -> list[Answered]:
-    """The answers to the questions as they are, in the modes compared."""
-    wanted = {(question.id, seed) for question in finished.asked.questions for seed in finished.results.seeds}
-    return [
-        row
-        for row in finished.rows
-        if row.policy == scores.policy
-        and row.mode in scores.modes
-        and not row.control
-        and not row.variant
-        and (row.question, row.seed) in wanted
-    ]
+def _plain_rows(finished: Finished, scores: PolicyScores) -> Iterator[Answered]:
+    """The answers to the questions as they are, in the modes compared, one after another."""
+    wanted = {question.id for question in finished.asked.questions}
+    for row in finished.rows:
+        if (
+            row.policy == scores.policy
+            and row.mode in scores.modes
+            and not row.control
+            and not row.variant
+            and row.question in wanted
+            and row.seed in finished.results.seeds
+        ):
+            yield row
 
 
-def _exchanges(rows: Sequence[Answered], modes: Sequence[str]) -> list[_Exchange]:
-    right = {(row.question, row.seed, row.mode): row.right for row in rows}
-    asked = sorted({(row.question, row.seed) for row in rows})
+def _verdicts(finished: Finished, scores: PolicyScores) -> Verdicts:
+    """What is right, in few bytes an answer."""
+    modes = {mode: place for place, mode in enumerate(scores.modes)}
+    nothing: tuple[bool | None, ...] = (None,) * len(modes)
+    verdicts: Verdicts = {}
+    for row in _plain_rows(finished, scores):
+        before, place = verdicts.get((row.question, row.seed), nothing), modes[row.mode]
+        verdicts[row.question, row.seed] = (*before[:place], row.right, *before[place + 1 :])
+    return verdicts
+
+
+def _exchanges(verdicts: Verdicts, modes: Sequence[str]) -> list[_Exchange]:
     return [
         _Exchange(
-            one,
+            name,
             [
                 None if one == other
-                else sum(right.get((*key, one), False) and not right.get((*key, other), True) for key in asked)
-                for other in modes
+                else sum(pattern[one] is True and pattern[other] is False for pattern in verdicts.values())
+                for other in range(len(modes))
             ],
         )
-        for one in modes
+        for one, name in enumerate(modes)
     ]  # fmt: skip
-
-
-def _disagreeing(rows: Sequence[Answered]) -> int:
-    verdicts: dict[tuple[str, int], set[bool]] = {}
-    for row in rows:
-        verdicts.setdefault((row.question, row.seed), set()).add(row.right)
-    return sum(len(found) > 1 for found in verdicts.values())
 
 
 __all__ = ["Results", "render_page", "write_report"]

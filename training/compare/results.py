@@ -12,11 +12,13 @@ from pydantic import BaseModel, Field
 
 from sifthinker.policy.files import write_whole
 from sifthinker.training.compare.faithfulness import Faithfulness
+from sifthinker.training.compare.journal import Rows
 from sifthinker.training.compare.records import Answered
 from sifthinker.training.compare.statistics import DRAWS, LEVEL
 from sifthinker.training.compare.summary import ModeScore, PolicyScores
 
 RESULTS, TABLE, REPORT = "results.json", "results.parquet", "report.html"
+_ROWS_AT_ONCE = 1000  # of the table: some megabytes while they are written
 
 
 class About(BaseModel):
@@ -91,8 +93,8 @@ def write_results(folder: Path, results: Results) -> Path:
     return path
 
 
-def write_rows(folder: Path, rows: Sequence[Answered]) -> Path:
-    """Write `results.parquet`: every row of the journal, with its trace."""
+def write_rows(folder: Path, rows: Rows) -> Path:
+    """Write `results.parquet`: every row of the journal in this order, with its trace."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -107,8 +109,13 @@ def write_rows(folder: Path, rows: Sequence[Answered]) -> Path:
         "steps": pa.list_(pa.struct([("boxes", boxes), ("text", text), ("cropped", pa.bool_())])),
     }  # fmt: skip
     schema = pa.schema([(name, kinds.get(name, text)) for name in Answered.model_fields])
-    ordered = sorted(rows, key=lambda row: (row.policy, row.question, row.seed, row.mode, row.control, row.variant))
-    table = pa.Table.from_pylist([row.model_dump(mode="json") for row in ordered], schema=schema)
+
+    def write(part: Path) -> None:
+        with pq.ParquetWriter(part, schema) as file:
+            for start in range(0, len(rows), _ROWS_AT_ONCE):
+                plain = [row.model_dump(mode="json") for row in rows[start : start + _ROWS_AT_ONCE]]
+                file.write_table(pa.Table.from_pylist(plain, schema=schema))
+
     path = folder / TABLE
-    write_whole(path, lambda part: pq.write_table(table, part))
+    write_whole(path, write)
     return path

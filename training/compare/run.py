@@ -18,7 +18,7 @@ from sifthinker.training.compare.answering import Answerer
 from sifthinker.training.compare.data import QuestionSet, open_data
 from sifthinker.training.compare.engines import Engine, in_processes, in_threads, with_ray
 from sifthinker.training.compare.identity import identity, is_remote, on_cpu, parameter_bytes, prompts, versions
-from sifthinker.training.compare.journal import opened
+from sifthinker.training.compare.journal import Rows, opened
 from sifthinker.training.compare.plan import Asked, Plan
 from sifthinker.training.compare.records import Answered, Asking
 from sifthinker.training.compare.results import About, Results, data_sha256, results_of, write_results, write_rows
@@ -60,8 +60,8 @@ class Finished:
 
     results: Results
     asked: Asked
-    rows: list[Answered]
-    """All answers of the folder."""
+    rows: Rows
+    """All answers of the folder, read from there when they are looked at."""
     new: int
     """Those of this run."""
     repaired: bool
@@ -124,7 +124,7 @@ def compare(
             limit=comparison.plan.limit,
         )
         results = results_of(about, summarise(comparison.plan, data, asked.questions, rows))
-        write_rows(comparison.out, rows)
+        write_rows(comparison.out, journal.sorted_rows())
         write_results(comparison.out, results)
         return Finished(results, asked, rows, runner.asked_now, journal.repaired)
 

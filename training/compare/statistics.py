@@ -17,7 +17,8 @@ from pydantic import BaseModel, Field
 
 DRAWS = 10_000
 LEVEL = 0.95
-_CHUNK = 500  # draws at once: 500 x 10,000 groups are 40 MB
+_CHUNK = 500  # draws at once,
+_CHUNK_COUNTS = 1_000_000  # or fewer, so that they hold no more counts than this: 8 MB
 _KEPT = 20_000_000  # draws that are remembered: many columns are drawn from the same questions
 
 
@@ -97,8 +98,10 @@ def _kept_draws(groups: int, seed: int, draws: int) -> tuple[npt.NDArray[np.uint
 
 def _fresh_draws(groups: int, seed: int, draws: int) -> Iterator[npt.NDArray[np.uint16]]:
     rng = np.random.default_rng(seed)
-    for start in range(0, draws, _CHUNK):
-        counts = rng.multinomial(groups, np.full(groups, 1 / groups), size=min(_CHUNK, draws - start))
+    evenly = np.full(groups, 1 / groups)
+    chunk = min(_CHUNK, max(1, _CHUNK_COUNTS // groups))
+    for start in range(0, draws, chunk):
+        counts = rng.multinomial(groups, evenly, size=min(chunk, draws - start))
         yield counts.astype(np.uint16)
 
 

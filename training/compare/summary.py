@@ -6,19 +6,21 @@ all (a control without known boxes) is counted apart, with the reason.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, Field
 
 from sifthinker.training.compare.data import Question, QuestionSet
 from sifthinker.training.compare.faithfulness import Faithfulness, faithfulness
-from sifthinker.training.compare.grading import graded, judged
+from sifthinker.training.compare.grading import JudgedRows
+from sifthinker.training.compare.journal import Rows
 from sifthinker.training.compare.plan import CONTROL_MODE, Plan
-from sifthinker.training.compare.records import TIMING, Answered
+from sifthinker.training.compare.records import TIMING
 from sifthinker.training.compare.statistics import Interval, PairedTest, bootstrap, compare_paired
+from sifthinker.training.compare.tally import Table, Tally
 
 BASELINE = "direct"
 
@@ -80,9 +82,7 @@ class PolicyScores(BaseModel):
     against_first: dict[str, Against] = Field(default_factory=dict, description="By mode, against the first policy.")
 
 
-def summarise(
-    plan: Plan, data: QuestionSet, questions: Sequence[Question], rows: Iterable[Answered]
-) -> list[PolicyScores]:
+def summarise(plan: Plan, data: QuestionSet, questions: Sequence[Question], rows: Rows) -> list[PolicyScores]:
     """The scores of each policy, in the plan's order.
 
     Args:
@@ -91,31 +91,35 @@ def summarise(
         questions: those that were asked.
         rows: the journal's; rows that are not of the plan are left out.
     """
-    summary = _Summary(plan, data, questions, rows)
+    summary = _Summary(plan, data, Tally(plan, data, questions, rows))
     return [summary.policy(name) for name in plan.policies]
 
 
 class _Summary:
-    def __init__(self, plan: Plan, data: QuestionSet, questions: Sequence[Question], rows: Iterable[Answered]) -> None:
-        self.plan, self.data = plan, data
-        self.questions = {question.id: question for question in questions}
-        order = {question.id: place for place, question in enumerate(questions)}
-        kept = [row for row in rows if row.question in order and row.seed in plan.seeds]
-        self.rows = sorted(kept, key=lambda row: (order[row.question], row.seed))  # whatever order they came in
+    def __init__(self, plan: Plan, data: QuestionSet, tally: Tally) -> None:
+        self.plan, self.data, self.tally = plan, data, tally
+        self.families = sorted({question.family for question in tally.questions})
+        numbers = {family: number for number, family in enumerate(self.families)}
+        self._family = np.array([numbers[question.family] for question in tally.questions], dtype=np.int32)
+        groups: dict[str, int] = {}  # what the statistics draw together: a question with all its seeds, or a group
+        self._group = np.array(
+            [groups.setdefault(one.group or f"id:{one.id}", len(groups)) for one in tally.questions], dtype=np.int32
+        )
 
     def policy(self, name: str) -> PolicyScores:
         modes = {mode: self._score(name, mode) for mode in self.plan.modes}
         controls = {control: self._score(name, CONTROL_MODE, control) for control in self.plan.controls}
         first = self.plan.policies[0]
+        place, questions = self.tally.place, self.tally.questions
         return PolicyScores(
             policy=name,
             modes=modes,
             controls=controls,
             faithfulness={
                 mode: faithfulness(
-                    [row for row in self.rows if (row.policy, row.mode, row.control) == (name, mode, "")],
-                    self._groups,
-                    lambda row: self.questions[row.question].family,
+                    self.tally.outcomes(name, mode),
+                    lambda outcomes: self._group[[place[one.question] for one in outcomes]].tolist(),
+                    lambda one: questions[place[one.question]].family,
                 )
                 for mode in (self.plan.edited_modes if self.plan.edits else ())
             },
@@ -125,85 +129,82 @@ class _Summary:
         )
 
     def _score(self, policy: str, mode: str, control: str = "") -> ModeScore:
-        every = self._answers(policy, mode, control)
-        rows = [row for row in every if not row.skipped]
-        skipped = Counter(row.skipped for row in every if row.skipped)
-        baseline = self._answers(policy, BASELINE) if (mode, control) != (BASELINE, "") else []
-        tools = self._answers(policy, CONTROL_MODE) if control else []
-        right = [row.right for row in rows]
-        families = sorted({self.questions[row.question].family for row in rows})
-        timed = self._of(lambda row: (row.policy, row.mode, row.variant) == (policy, mode, TIMING))
+        every = self.tally.of(policy, mode, control)
+        rows = every[every["skipped"] == 0]
+        baseline = self.tally.of(policy, BASELINE) if (mode, control) != (BASELINE, "") else every[:0]
+        tools = self.tally.of(policy, CONTROL_MODE) if control else every[:0]
+        family = self._family[rows["place"]]
+        went_on = rows["went_on"]
         return ModeScore(
             n=len(rows),
             accuracy=self._accuracy(rows),
             against_direct=self._against(rows, baseline),
             against_tools=self._against(rows, tools),
-            hiou=_mean(row.hiou for row in rows if row.hiou is not None),
-            depth_error=_mean(row.depth_error for row in rows if row.depth_error is not None),
-            valid=_mean(row.valid for row in rows) or 0.0,
-            no_answer=sum(not row.answer for row in rows),
-            errors=sum(bool(row.error) for row in rows),
-            lenient_accuracy=_mean(r or self._lenient(row) for r, row in zip(right, rows, strict=True)) or 0.0,
-            tokens_in=_mean(row.tokens_in for row in rows) or 0.0,
-            tokens_out=_mean(row.tokens_out for row in rows) or 0.0,
-            images=_mean(row.images for row in rows) or 0.0,
-            calls=_mean(row.calls for row in rows) or 0.0,
-            seconds=_mean(row.seconds for row in rows) or 0.0,
-            seconds_alone=None if control else _alone(timed),
-            went_on=_mean(row.went_on for row in rows if row.went_on is not None),
+            hiou=_mean(rows["hiou"][~np.isnan(rows["hiou"])]),
+            depth_error=_mean(rows["depth_error"][~np.isnan(rows["depth_error"])]),
+            valid=_mean(rows["valid"]) or 0.0,
+            no_answer=int((~rows["answered"]).sum()),
+            errors=int(rows["failed"].sum()),
+            lenient_accuracy=_mean(rows["lenient"]) or 0.0,
+            tokens_in=_mean(rows["tokens_in"]) or 0.0,
+            tokens_out=_mean(rows["tokens_out"]) or 0.0,
+            images=_mean(rows["images"]) or 0.0,
+            calls=_mean(rows["calls"]) or 0.0,
+            seconds=_mean(rows["seconds"]) or 0.0,
+            seconds_alone=None if control else _alone(self.tally.of(policy, mode, variant=TIMING)),
+            went_on=_mean(went_on[went_on >= 0]),
             families={
-                family: self._family([row for row in rows if self.questions[row.question].family == family])
-                for family in families
+                self.families[number]: self._family_score(rows[family == number]) for number in np.unique(family)
             },
-            published=self.data.published(judged(rows, self.questions)) if rows else {},
-            skipped=dict(sorted(skipped.items())),
+            published=self._published(rows) if len(rows) else {},
+            skipped=self.tally.reasons(every),
         )
 
-    def _lenient(self, row: Answered) -> bool:
-        return bool(row.lenient) and graded(
-            row.model_copy(update={"answer": row.lenient}), self.questions[row.question], self.data
-        ).right  # fmt: skip
+    def _published(self, rows: Table) -> dict[str, float]:
+        questions, place = self.tally.questions, self.tally.place
+        return self.data.published(JudgedRows(self.tally.answers(rows), lambda name: questions[place[name]]))
 
-    def _family(self, rows: Sequence[Answered]) -> FamilyScore:
+    def _family_score(self, rows: Table) -> FamilyScore:
         return FamilyScore(n=len(rows), accuracy=self._accuracy(rows))
 
-    def _accuracy(self, rows: Sequence[Answered]) -> Interval:
-        if not rows:
+    def _accuracy(self, rows: Table) -> Interval:
+        if not len(rows):
             return Interval(value=0.0, low=0.0, high=0.0)
-        return bootstrap([[float(row.right)] for row in rows], self._groups(rows))[0]
+        return bootstrap(rows["right"][:, None], self._groups(rows))[0]
 
     def _against_first(self, name: str, first: str, mode: str) -> Against | None:
-        return self._against(self._answers(name, mode), self._answers(first, mode))
+        rows = self.tally.of(name, mode)
+        return self._against(rows[rows["skipped"] == 0], self.tally.of(first, mode))
 
-    def _against(self, rows: Sequence[Answered], others: Sequence[Answered]) -> Against | None:
-        """Over the questions that were asked in both; None where there are none."""
-        other = {(row.question, row.seed): row.right for row in others if not row.skipped}
-        both = [row for row in rows if not row.skipped and (row.question, row.seed) in other]
-        if not both:
+    def _against(self, rows: Table, others: Table) -> Against | None:
+        """Of rows that were asked, over the questions that were asked in both; None where there are none."""
+        others = others[others["skipped"] == 0]
+        _, mine, theirs = np.intersect1d(
+            _question(rows), _question(others), assume_unique=True, return_indices=True
+        )  # in order
+        if not len(mine):
             return None
-        right, against = [row.right for row in both], [other[row.question, row.seed] for row in both]
-        paired = compare_paired(right, against, self._groups(both))
+        both = rows[mine]
+        paired = compare_paired(both["right"].tolist(), others["right"][theirs].tolist(), self._groups(both))
         return Against(difference=paired.difference, test=paired.test)
 
-    def _answers(self, policy: str, mode: str, control: str = "") -> list[Answered]:
-        wanted = (policy, mode, control, "")
-        return self._of(lambda row: (row.policy, row.mode, row.control, row.variant) == wanted)
-
-    def _of(self, wanted: Callable[[Answered], Any]) -> list[Answered]:
-        return [row for row in self.rows if wanted(row)]
-
-    def _groups(self, rows: Sequence[Answered]) -> list[str]:
-        """What the statistics draw together: a question with all its seeds, or the questions of a group."""
-        return [self.questions[row.question].group or f"id:{row.question}" for row in rows]
+    def _groups(self, rows: Table) -> list[int]:
+        """What the statistics draw together."""
+        return self._group[rows["place"]].tolist()
 
 
-def _mean(values: Iterable[float | bool]) -> float | None:
-    numbers = [float(value) for value in values]
-    return float(np.mean(numbers)) if numbers else None
+def _question(rows: Table) -> npt.NDArray[np.int64]:
+    """A number for each question and seed, in their order."""
+    return rows["place"].astype(np.int64) << 32 | rows["seed"]
 
 
-def _alone(rows: Sequence[Answered]) -> Alone | None:
-    seconds = [row.seconds for row in rows if not row.error]
-    if not seconds:
+def _mean(values: npt.NDArray[Any]) -> float | None:
+    numbers = values.astype(np.float64)
+    return float(np.mean(numbers)) if len(numbers) else None
+
+
+def _alone(rows: Table) -> Alone | None:
+    seconds = rows["seconds"][~rows["failed"]].astype(np.float64)
+    if not len(seconds):
         return None
     return Alone(n=len(seconds), mean=float(np.mean(seconds)), median=float(np.median(seconds)))
