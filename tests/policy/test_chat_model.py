@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import base64
 import io
+import json
+import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,10 +21,12 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from PIL import Image
 
-from sifthinker.policy.chat_model import FocusChatModel, policy_messages
+from sifthinker.policy.base import Completion, PolicyProfile
+from sifthinker.policy.chat_messages import policy_messages
+from sifthinker.policy.chat_model import FocusChatModel
 from sifthinker.policy.errors import ImageError, UsageError
 from sifthinker.policy.local import LocalPolicy
-from sifthinker.policy.messages import message
+from sifthinker.policy.messages import Message, message
 
 suites = pytest.importorskip("langchain_tests.integration_tests")
 units = pytest.importorskip("langchain_tests.unit_tests")
@@ -31,14 +36,71 @@ pytestmark = [
 ]
 
 
+class Obedient:
+    """A policy on a real tiny model that also does what it is told of tools and JSON, which no tiny model can.
+
+    What has no such instruction is answered by the model; a call and its arguments, or an object of a schema, are made
+    by rule from what the system turn asks for and the user says.
+    """
+
+    def __init__(self, model: LocalPolicy) -> None:
+        self.model = model
+        self.heard: list[list[Message]] = []
+
+    @property
+    def profile(self) -> PolicyProfile:
+        return self.model.profile
+
+    def generate(self, messages: Sequence[Message], **options: Any) -> Completion:
+        self.heard.append(list(messages))
+        told = messages[0].text if messages[0].role == "system" else ""
+        said = messages[-1].text
+        if "<tools>" in told and "<tool_response>" not in said:
+            text = f"Let me see. {self._call(told, said)}"
+        elif "JSON" in told:
+            text = f"```json\n{self._object(told, said)}\n```"
+        else:
+            return self.model.generate(messages, **{**options, "max_new_tokens": min(options["max_new_tokens"], 48)})
+        if (on_token := options.get("on_token")) is not None:
+            for start in range(0, len(text), 3):
+                on_token(text[start : start + 3])
+        return Completion(text, prompt_tokens=sum(len(turn.text) for turn in messages), completion_tokens=len(text))
+
+    def generate_batch(self, conversations: Sequence[Sequence[Message]], **options: Any) -> list[Completion]:
+        return [self.generate(messages, **options) for messages in conversations]
+
+    @staticmethod
+    def _call(told: str, said: str) -> str:
+        listed = told.split("<tools>\n")[1].split("\n</tools>")[0].splitlines()
+        tools = {tool["function"]["name"]: tool["function"] for tool in map(json.loads, listed)}
+        must = re.search(r"a call of the tool (\w+)", told)
+        tool = tools[must[1]] if must else next(iter(tools.values()))
+        fields = tool["parameters"].get("properties", {})
+        number = re.search(r"\d+", said)
+        made = {
+            name: (int(number[0]) if number else 3) if kind.get("type") == "integer" else said
+            for name, kind in fields.items()
+        }
+        call = {"name": tool["name"], "arguments": made}
+        return f"<tool_call>\n{json.dumps(call, ensure_ascii=False)}\n</tool_call>"
+
+    @staticmethod
+    def _object(told: str, said: str) -> str:
+        _, found, schema = told.partition("JSON schema:\n")
+        names = list(json.loads(schema)["properties"]) if found else re.findall(r"'(\w+)'", said)
+        return json.dumps({name: f"a {name}" for name in names})
+
+
 class _OnTinyModel:
     """What both suites are told: which class, and what it can."""
 
-    policy: LocalPolicy
+    policy: Obedient
+    folder: str
 
     @pytest.fixture(autouse=True)
-    def _tiny(self, shared_policy: Callable[[str], LocalPolicy]) -> None:
-        self.policy = shared_policy("qwen3_vl")
+    def _tiny(self, shared_policy: Callable[[str], LocalPolicy], tiny_folder: Callable[[str], Path]) -> None:
+        self.policy = Obedient(shared_policy("qwen3_vl"))
+        self.folder = str(tiny_folder("qwen3_vl"))
 
     @property
     def chat_model_class(self) -> type[FocusChatModel]:
@@ -54,15 +116,23 @@ class _OnTinyModel:
 
     @property
     def supports_image_tool_message(self) -> bool:
-        return False
+        return True
 
     @property
-    def has_tool_calling(self) -> bool:
-        return False
+    def supports_json_mode(self) -> bool:
+        return True
 
     @property
-    def has_structured_output(self) -> bool:
-        return False
+    def supports_anthropic_inputs(self) -> bool:
+        return True
+
+    @property
+    def supports_model_override(self) -> bool:
+        return True
+
+    @property
+    def model_override_value(self) -> str:
+        return self.folder
 
 
 class TestStandardUnits(_OnTinyModel, units.ChatModelUnitTests):  # type: ignore[name-defined, misc]
@@ -79,6 +149,11 @@ class TestStandardIntegration(_OnTinyModel, suites.ChatModelIntegrationTests):  
         monkeypatch.setattr(
             "langchain_tests.integration_tests.chat_models.httpx.get", lambda *_, **__: SimpleNamespace(content=content)
         )
+
+
+def test_no_test_of_the_standard_suites_is_overridden() -> None:
+    for suite in (TestStandardUnits, TestStandardIntegration, _OnTinyModel):
+        assert not [name for name in vars(suite) if name.startswith("test_")]
 
 
 def png(image: Image.Image, kind: str = "PNG") -> str:

@@ -20,7 +20,7 @@ from trust.inputs import beside
 from sifthinker.agent import create_focus_agent
 from sifthinker.agent.report import render_report, report_of
 from sifthinker.nodes.tools import find_tools
-from sifthinker.policy.chat_model import policy_messages
+from sifthinker.policy.chat_messages import policy_messages
 from sifthinker.policy.errors import SifthinkerError
 
 IMAGE = Image.new("RGB", (64, 48), (20, 90, 160))
