@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, cast, get_args
 
 from langchain_core.messages import AnyMessage, HumanMessage
@@ -16,6 +15,7 @@ from sifthinker.agent.focus_agent import FocusAgent
 from sifthinker.agent.forgetting import forget_question
 from sifthinker.agent.pictures import annotate
 from sifthinker.agent.result import FocusResult
+from sifthinker.agent.typing_aid import is_picture, typed_path
 from sifthinker.agent.words import counted
 from sifthinker.nodes.context import Mode
 from sifthinker.nodes.events import AreaProposed, FocusEvent, FocusPaused
@@ -66,7 +66,7 @@ class Chat:
         if not words and self.paused is None:
             return
         try:
-            if words.startswith("/"):
+            if words.startswith("/") and not is_picture(words):
                 name, _, rest = words[1:].partition(" ")
                 if name not in self._commands:
                     raise UsageError(f"There is no /{name}: /help lists what there is.")
@@ -75,6 +75,8 @@ class Chat:
                 self._commands[name](rest.strip())
             elif self.paused is not None:
                 self.decide(words)
+            elif is_picture(words):
+                self.use_image(words)
             else:
                 self.ask(words)
         except (SifthinkerError, OSError) as error:
@@ -121,15 +123,24 @@ class Chat:
         context = self.agent.context
         return FocusResult.from_record(record, context.view(record["image"]), context.images)
 
+    def choices(self, command: str) -> list[str]:
+        """The words that a command takes, to be completed; for "": the commands."""
+        if not command:
+            return [f"/{name}" for name in self._commands]
+        return {"/mode": list(get_args(Mode)), "/confirm": ["on", "off"]}.get(command, [])
+
     # ── commands ──
 
     def use_image(self, path: str) -> None:
-        """/image PATH: ask about another image."""
+        """/image PATH: ask about another image; a picture dropped into the terminal will do as well."""
         if not path:
             raise UsageError("Expected /image PATH.")
-        loaded = load_image(_unquoted(path), limits=self.agent.context.config.limits)
-        self._new_image, self._image_name = loaded.image, Path(_unquoted(path)).name
+        file = typed_path(path)
+        is_address = "://" in path and not path.lower().startswith("file:")  # refused, in words of its own
+        loaded = load_image(path if is_address else file, limits=self.agent.context.config.limits)
+        self._new_image, self._image_name = loaded.image, file.name
         self.console.say(f"Now about {self._image_name}, {loaded.size[0]} × {loaded.size[1]}.")
+        self.console.picture(loaded.image)
         for warning in loaded.warnings:
             self.console.note(f"Note: {warning}")
 
@@ -156,7 +167,7 @@ class Chat:
         if not folder:
             raise UsageError("Expected /save DIR.")
         result = self._needed_result()
-        with writable_folder(Path(_unquoted(folder)).expanduser()) as path:
+        with writable_folder(typed_path(folder)) as path:
             name = self._image_name if self._new_image is None else ""  # another image may have been named since
             self.console.say(f"Saved: {save_run(result, path, image_name=name)}")
 
@@ -256,10 +267,3 @@ def asking_first(agent: FocusAgent, confirm: bool) -> FocusAgent:
     """The agent as one that asks a person before each look, or does not."""
     config = agent.context.config.model_copy(update={"interrupt_on_focus": confirm})
     return agent.copy({"context": replace(agent.context, config=config)})
-
-
-def _unquoted(path: str) -> str:
-    """A path as a person drops or types it: perhaps in quotes."""
-    if len(path) > 1 and path[0] == path[-1] and path[0] in "'\"":
-        return path[1:-1]
-    return path

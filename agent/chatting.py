@@ -12,6 +12,7 @@ from sifthinker.agent.chat import PAUSED_PROMPT, PROMPT, Chat
 from sifthinker.agent.console import FocusConsole
 from sifthinker.agent.graph import create_focus_agent
 from sifthinker.agent.history import NO_SQLITE, History, new_thread, open_history
+from sifthinker.agent.typing_aid import completions
 from sifthinker.nodes.context import Mode
 from sifthinker.policy.base import PolicyProfile
 
@@ -51,7 +52,7 @@ def run_chat(
             chat.go_on()
         if image is not None:
             chat.use_image(image)
-        for line in _lines(console, lambda: PROMPT if chat.paused is None else PAUSED_PROMPT):
+        for line in _lines(console, lambda: PROMPT if chat.paused is None else PAUSED_PROMPT, chat.choices):
             chat.answer(line)
             if chat.over:
                 return
@@ -71,12 +72,12 @@ def _greet(console: FocusConsole, history: History, profile: PolicyProfile) -> N
         console.note(f"This conversation is forgotten at the end. To keep conversations: {NO_SQLITE}")
 
 
-def _lines(console: FocusConsole, prompt: Callable[[], str]) -> Iterator[str]:
-    """The lines typed, with editing and recall on a terminal; from a pipe they are repeated, to be read in place."""
+def _lines(console: FocusConsole, prompt: Callable[[], str], choices: Callable[[str], Sequence[str]]) -> Iterator[str]:
+    """The lines typed, with editing, recall and Tab on a terminal; those of a pipe are repeated, read in place."""
     typed = sys.stdin.isatty()
     if typed:
         with suppress(ImportError):
-            import readline  # noqa: F401  # gives `input` its line editing
+            _edit_lines(choices)
     while True:
         try:
             line = input(prompt()) if typed else next(sys.stdin).rstrip("\n")
@@ -91,3 +92,24 @@ def _lines(console: FocusConsole, prompt: Callable[[], str]) -> Iterator[str]:
         if not typed:
             console.say(f"{prompt()}{line}")
         yield line
+
+
+def _edit_lines(choices: Callable[[str], Sequence[str]]) -> None:
+    """Give `input` its line editing, its recall of earlier lines, and Tab for commands and paths.
+
+    Raises:
+        ImportError: this Python has no readline (Windows).
+    """
+    import readline
+
+    found: list[str] = []
+
+    def complete(text: str, index: int) -> str | None:
+        if index == 0:
+            found[:] = completions(readline.get_line_buffer()[: readline.get_endidx()], choices)
+        return found[index] if index < len(found) else None
+
+    readline.set_completer_delims("")  # the whole line is completed: a path may hold spaces
+    readline.set_completer(complete)
+    # macOS's Python is built on editline, which has another language for this.
+    readline.parse_and_bind("bind ^I rl_complete" if "libedit" in (readline.__doc__ or "") else "tab: complete")

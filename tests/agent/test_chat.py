@@ -17,6 +17,7 @@ from scripted import ScriptedPolicy, focus_lines
 from sifthinker.agent import cli, config, create_focus_agent
 from sifthinker.agent.chat import Chat
 from sifthinker.agent.console import FocusConsole
+from sifthinker.agent.typing_aid import completions
 from sifthinker.policy.base import Policy
 from sifthinker.policy.errors import PolicyUnavailable
 
@@ -65,6 +66,37 @@ def test_a_new_image_starts_a_new_look(tmp_path: Path) -> None:
     typed("Is it red?")
     assert "Is it teal?" not in "".join(turn.text for turn in policy.heard[-1])
     assert policy.heard[-1][0].images[0].getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_a_picture_dropped_into_the_terminal_is_the_one_to_ask_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = photo(tmp_path / "my photo (1).png")
+    typed = Typed(ScriptedPolicy(DIRECT))
+    escaped = str(path).replace(" ", "\\ ").replace("(", "\\(").replace(")", "\\)")
+    for dropped in (str(path), f"'{path}' ", escaped, path.as_uri(), "~/my photo (1).png", "/image ~/my photo (1).png"):
+        assert "Now about my photo (1).png, 120 × 80." in typed(dropped), dropped
+    assert "Answer  yes" in typed(f"What does {path} show?")
+    assert "Answer  yes" in typed("Is there a nowhere.png")
+    assert "No image can be read" in typed("/image ~/nowhere.png")
+    assert "Addresses are not fetched" in typed("/image https://example.org/a.png")
+
+
+def test_tab_goes_on_with_commands_their_words_and_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    photo(tmp_path / "cups.png")
+    photo(tmp_path / ".hidden.png")
+    (tmp_path / "cups").mkdir()
+    (tmp_path / "cups.txt").touch()
+    chat = Typed(ScriptedPolicy(DIRECT)).chat
+    assert completions("/st", chat.choices) == ["/steps ", "/stop "]
+    assert completions("/mode t", chat.choices) == ["/mode tools"]
+    assert completions("/image cu", chat.choices) == ["/image cups/", "/image cups.png"]
+    assert completions("/image ", chat.choices) == ["/image cups/", "/image cups.png"]
+    assert completions("/save c", chat.choices) == ["/save cups/"]
+    assert completions("/image nowhere/a", chat.choices) == []
+    assert completions("What", chat.choices) == []
 
 
 def test_a_question_without_an_image_asks_for_one() -> None:
