@@ -41,6 +41,8 @@ SECTIONS: list[tuple[str, str, list[str]]] = [
     ("In other applications", "agent/tool.py", ["focus_tool", "FocusTool"]),
     ("", "policy/chat_model.py", ["FocusChatModel"]),
     ("", "agent/mcp_server.py", ["focus_server"]),
+    ("", "agent/mcp_http.py", ["http_app", "HttpAccess"]),
+    ("", "agent/listening.py", ["ServerNames"]),
     ("", "agent/sources.py", ["ImageSources"]),
     ("Visual tools", "nodes/tools.py", ["visual_tool", "find_tools", "Region", "Found", "VisualTool", "ToolFailed"]),
     ("Images", "nodes/images.py", ["load_image", "crop"]),
@@ -49,22 +51,60 @@ SECTIONS: list[tuple[str, str, list[str]]] = [
     ("Policies", "policy/load.py", ["load_policy"]),
     ("", "policy/base.py", ["Policy", "PolicyProfile", "Completion"]),
     ("Traces and boxes", "policy/trace_model.py", ["AreaBox", "Step", "Trace", "render"]),
-    ("", "policy/boxes.py", ["BoxSpace"]),
+    ("", "policy/trace_strict.py", ["parse"]),
+    ("", "policy/trace_lenient.py", ["parse_lenient"]),
+    ("", "policy/trace_stream.py", ["TraceStream"]),
+    ("", "policy/boxes.py", ["BoxSpace", "to_unit", "from_unit", "iou", "hiou"]),
+    ("Rewards", "training/rewards/format.py", ["format_reward"]),
+    ("", "training/rewards/answer.py", ["answer_reward", "AnswerReward"]),
+    ("", "training/rewards/grounding.py", ["grounding_reward"]),
+    ("", "training/rewards/depth.py", ["depth_reward"]),
+    (
+        "Errors",
+        "policy/errors.py",
+        [
+            "SifthinkerError",
+            "UsageError",
+            "ImageError",
+            "TraceError",
+            "DepthError",
+            "DataError",
+            "PolicyError",
+            "PolicyLoadError",
+            "PolicyTimeout",
+            "PolicyUnavailable",
+        ],
+    ),
 ]
 """Heading, file, names. An empty heading goes on with the one before."""
+
+FRONTS = ["agent/__init__.py", "agent/events.py", "nodes/images.py", "policy/trace.py", "training/rewards/__init__.py"]
+"""Files whose `__all__` says from where a name is to be imported, wherever it is defined."""
 
 
 def page() -> str:
     """The page as it should be."""
     parts = ["# API", "", "Written by `python docs/make_api.py` from the docstrings.", ""]
+    fronts = {name: _module(file) for file in reversed(FRONTS) for name in _public(file)}
     for heading, file, names in SECTIONS:
         if heading:
             parts += [f"## {heading}", ""]
         found = {node.name: node for node in _definitions(file)}
-        module = "sifthinker." + file.removesuffix(".py").replace("/", ".")
         for name in names:
-            parts += _entry(found[name], module)
+            parts += _entry(found[name], fronts.get(name) or _module(file))
     return "\n".join(parts).rstrip() + "\n"
+
+
+def _module(file: str) -> str:
+    return "sifthinker." + file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+def _public(file: str) -> list[str]:
+    """The names in a file's `__all__`."""
+    for node in ast.parse((ROOT / file).read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return list(ast.literal_eval(node.value))
+    return []
 
 
 def _definitions(file: str) -> Iterator[ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import re
 import shlex
@@ -79,7 +80,7 @@ def test_every_command_it_shows_is_understood(name: str) -> None:
             group.commands[called].make_context(called, arguments)  # type: ignore[attr-defined]
 
 
-def test_the_api_page_tells_of_every_public_name() -> None:
+def test_the_api_page_tells_of_every_public_name_as_it_is() -> None:
     spec = importlib.util.spec_from_file_location("make_api", ROOT / "docs" / "make_api.py")
     assert spec is not None
     assert spec.loader is not None
@@ -87,15 +88,28 @@ def test_the_api_page_tells_of_every_public_name() -> None:
     spec.loader.exec_module(script)
     told = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
 
-    def headings(page: str) -> list[str]:
-        return re.findall(r"^#+ .+$", page, re.MULTILINE)
+    def facts(page: str) -> list[str]:
+        """Headings, imports, signatures, methods, fields and arguments, without the words about them."""
+        fenced = re.findall(r"^```text\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+        return [*re.findall(r"^#+ .+$|^`from .+`$|^- `[^`]+`|^\| `[^`]+` \| `[^`]+` \|", page, re.MULTILINE), *fenced]
 
     # Not word for word: a better sentence in a docstring should not fail whoever wrote it.
-    assert headings(told) == headings(script.page()), "run: python docs/make_api.py"
+    assert facts(told) == facts(script.page()), "run: python docs/make_api.py"
 
     import sifthinker.agent as agent
 
-    assert {f"### {name}" for name in agent.__all__} <= set(headings(told))
+    assert {f"### {name}" for name in agent.__all__} <= set(facts(told))
+
+
+def test_every_name_of_the_api_page_can_be_imported_from_where_it_says() -> None:
+    told = re.findall(
+        r"^`from (\S+) import (\w+)`$", (ROOT / "docs" / "api.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert len(told) > 60
+    for module, name in told:
+        if "mcp" in module and importlib.util.find_spec("mcp") is None:
+            continue
+        assert hasattr(importlib.import_module(module), name), f"from {module} import {name}"
 
 
 APPLICATION = """
