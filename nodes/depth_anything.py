@@ -26,8 +26,9 @@ from torch import Tensor, nn
 
 from sifthinker.nodes.depth import DepthMap
 
-_MEAN = (0.485, 0.456, 0.406)
-_STD = (0.229, 0.224, 0.225)
+_MEAN = np.array((0.485, 0.456, 0.406))
+_STD = np.array((0.229, 0.224, 0.225))
+_SCALE, _SHIFT = (1 / (255 * _STD)).astype(np.float32), (_MEAN / _STD).astype(np.float32)  # (x / 255 - mean) / std
 # An image twenty times as wide as high would make twenty times as many tokens of the published resize.
 _MAX_AREA = 4
 
@@ -146,9 +147,11 @@ class DepthAnythingV2(nn.Module):
 
     def preprocess(self, image: Image.Image, size: tuple[int, int] | None = None) -> Tensor:
         """(3, H, W) float32: resized to `size` (by default `input_size`) and normalised as ImageNet is."""
-        resized = image.convert("RGB").resize(size or self.input_size(image.size), Image.Resampling.BICUBIC)
-        array = (np.asarray(resized, dtype=np.float32) / 255 - _MEAN) / _STD
-        return torch.from_numpy(array.astype(np.float32)).permute(2, 0, 1)
+        plain = image if image.mode == "RGB" else image.convert("RGB")
+        array = np.array(plain.resize(size or self.input_size(image.size), Image.Resampling.BICUBIC), dtype=np.float32)
+        array *= _SCALE
+        array -= _SHIFT
+        return torch.from_numpy(array).permute(2, 0, 1)
 
     def _tokens(self, pixel_values: Tensor) -> list[Tensor]:
         """Normalised outputs (B, C, h, w) of the taken blocks, without the class token."""
@@ -183,8 +186,8 @@ class DepthAnythingV2(nn.Module):
         raw = F.interpolate(raw[None, None], (height, width), mode="bicubic", align_corners=False)[0, 0]
         if self.config.normalise == "minmax":
             low, high = raw.min(), raw.max()
-            raw = (raw - low) / (high - low).clamp_min(1e-12)
-        return DepthMap((1 - raw).clamp(0, 1).cpu().numpy(), source=self.name)
+            raw = raw.sub_(low).div_((high - low).clamp_min(1e-12))
+        return DepthMap(raw.neg_().add_(1).clamp_(0, 1).cpu().numpy(), source=self.name)
 
 
 class DPTHead(nn.Module):
@@ -253,9 +256,9 @@ class FeatureFusionBlock(nn.Module):
         """(B, features, h, w), and a finer map of the same shape, to (B, features, *size)."""
         if finer is not None:
             path = path + self.resConfUnit1(finer)
-        path = F.interpolate(self.resConfUnit2(path), size, mode="bilinear", align_corners=True)
-        fused: Tensor = self.out_conv(path)
-        return fused
+        # The published order is to grow, then to convolve. A convolution of single pixels mixes channels, and growing
+        # mixes neighbours with weights that add up to 1: either first gives the same, a quarter of the pixels is less.
+        return F.interpolate(self.out_conv(self.resConfUnit2(path)), size, mode="bilinear", align_corners=True)
 
 
 class ResidualConvUnit(nn.Module):
@@ -268,4 +271,4 @@ class ResidualConvUnit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, features, h, w) to the same."""
-        return x + self.conv2(F.relu(self.conv1(F.relu(x))))
+        return self.conv2(F.relu_(self.conv1(F.relu(x)))) + x
