@@ -59,6 +59,17 @@ def timed(work: Callable[[], object], *, clock: Callable[[], float] = time.perf_
     return way
 
 
+def spent(work: Callable[[], object]) -> Callable[[], tuple[float, float]]:
+    """A way that says how many seconds of processor time the work took, and how many by the clock."""
+
+    def way() -> tuple[float, float]:
+        clock, processor = time.perf_counter(), time.process_time()
+        work()
+        return time.process_time() - processor, time.perf_counter() - clock
+
+    return way
+
+
 def per_call(work: Callable[[], object], calls: int) -> Callable[[], float]:
     """A way that says how many seconds of processor time one of many calls took."""
 

@@ -61,13 +61,13 @@ def _recipe(steps: int, share: bool) -> Any:
     settings = load_recipe("embedded-grpo")
     settings["data"] = {**settings["data"], "count": QUESTIONS * (steps + 1), "seed": SEED}
     settings["share_prompts"] = share
-    settings["report_to"] = []
+    settings["report"] = []
     settings["trl"] = {
         **settings["trl"],
         "max_steps": steps,
         "per_device_train_batch_size": QUESTIONS * GROUP,
         "num_generations": GROUP,
-        "save_strategy": "no",
+        "save_steps": 1000,
         "max_completion_length": 192,
     }
     return read_recipe(settings)
@@ -77,12 +77,12 @@ def our_trainer(out: Path, steps: int, timer: Any, share: bool, memory: Any) -> 
     """Our trainer as `training.grpo.run` sets it up, without tables and checkpoints."""
     from sifthinker.training.grpo.data import load_rows
     from sifthinker.training.grpo.rewards import build_rewards
-    from sifthinker.training.grpo.run import arguments, load_start
+    from sifthinker.training.grpo.start import arguments, load_start
     from sifthinker.training.grpo.trainer import FocusGRPOTrainer
 
     recipe = _recipe(steps, share)
     args = arguments(recipe, out)
-    model, processor, profile = load_start(recipe)
+    model, processor, profile = load_start(recipe, name=out.name)
     rewards, args.reward_weights = build_rewards(recipe.rewards, memory=memory)
     return quiet(
         FocusGRPOTrainer(
@@ -103,10 +103,10 @@ def their_trainer(out: Path, steps: int, timer: Any) -> Any:
     from trl import GRPOTrainer
 
     from sifthinker.training.grpo.data import load_rows
-    from sifthinker.training.grpo.run import arguments, load_start
+    from sifthinker.training.grpo.start import arguments, load_start
 
     recipe = _recipe(steps, share=False)
-    model, processor, profile = load_start(recipe)
+    model, processor, profile = load_start(recipe, name=out.name)
     rows = load_rows(recipe.data, profile)
 
     def nothing(completions: Sequence[Any], **_: Any) -> list[float]:

@@ -61,8 +61,8 @@ class _Stopwatch:
 def _scratch(repeat: int, steps: int) -> tuple[list[float], str]:
     from sifthinker.training.recipes import load_recipe
     from sifthinker.training.scratch import train
+    from sifthinker.training.scratch.pictures import view_scene
     from sifthinker.training.scratch.recipe import ScratchRecipe
-    from sifthinker.training.scratch.samples import view_scene
     from sifthinker.training.scratch.stream import SceneStream
 
     settings = {key: value for key, value in load_recipe("embedded").items() if key != "trainer"}

@@ -46,17 +46,17 @@ def _cold(repeat: int) -> Iterator[Figure]:
     ask = ("-c", CLI, "ask", "examples/images/blocks.png", QUESTION)
     bare = ("-c", f"import torch, transformers; {LANGGRAPH}")
     full = ("-c", f"import torch; from transformers import Qwen3VLForConditionalGeneration; {LANGGRAPH}")
-    found = rounds(repeat, child_seconds(*ask), child_seconds(*bare), child_seconds(*full))
+    found = rounds(repeat, *(child_seconds(*way, cpu=True) for way in (ask, bare, full)))
     seconds = [_median(found, way) for way in range(3)]
     yield Figure(
-        "cold `sifthinker ask` on the embedded policy, mode tools",
+        "cold `sifthinker ask` on the embedded policy, mode tools: processor time",
         ratios(found, 0, 1),
         "bare import of torch, transformers and langgraph",
         at_most=1.4,
         note=f"{seconds[0]:.1f} and {seconds[1]:.1f} s",
     )
     yield Figure(
-        "cold `sifthinker ask` on the embedded policy, mode tools",
+        "cold `sifthinker ask` on the embedded policy, mode tools: processor time",
         ratios(found, 0, 2),
         "importing torch, langgraph and the model's class of transformers",
         note=f"{seconds[0]:.1f} and {seconds[2]:.1f} s; `import transformers` alone loads no model class",
