@@ -23,6 +23,7 @@ from sifthinker.agent.events import CropTaken
 from sifthinker.agent.sources import ImageSources
 from sifthinker.agent.tool import FocusTool, focus_tool
 from sifthinker.nodes.images import MemoryImageStore
+from sifthinker.policy.chat_model import FocusChatModel
 from sifthinker.policy.errors import ImageError, PolicyUnavailable, UsageError
 
 IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (100, 200, 3), dtype=np.uint8))
@@ -224,3 +225,34 @@ class TestStandardIntegration(_OnTheTool, suites.ToolsIntegrationTests):  # type
 def test_an_agent_made_already_will_do():
     agent = create_focus_agent(ScriptedPolicy("<answer>red</answer>"), depth="none", mode="direct")
     assert focus_tool(agent=agent, images={"door": IMAGE}).invoke({"question": "What?"}).startswith("Answer: red")
+
+
+def test_a_policy_thinks_in_create_agent_and_an_agent_looks_for_it():
+    agents = pytest.importorskip("langchain.agents", reason="needs langchain")
+    call = '{"name": "look_at_image", "arguments": {"question": "What colour?", "image": "door"}}'
+    thinker = ScriptedPolicy(f"<tool_call>{call}</tool_call>", "The door is red.", dialect="native")
+    agent = agents.create_agent(FocusChatModel(policy=thinker), tools=[looking()])
+    messages = agent.invoke({"messages": "What colour is the door?"})["messages"]
+    assert [message.type for message in messages] == ["human", "ai", "tool", "ai"]
+    assert messages[2].text.startswith("Answer: red")
+    assert messages[3].text == "The door is red."
+    assert "Answer: red" in thinker.heard[1][-1].text
+
+
+def test_create_agent_gives_an_object_where_one_is_asked_for():
+    agents = pytest.importorskip("langchain.agents", reason="needs langchain")
+    structured = pytest.importorskip("langchain.agents.structured_output")
+    schema = {
+        "title": "Door",
+        "description": "A door.",
+        "type": "object",
+        "properties": {"colour": {"type": "string"}},
+        "required": ["colour"],
+    }
+    call = '<tool_call>{"name": "Door", "arguments": {"colour": "red"}}</tool_call>'
+    agent = agents.create_agent(
+        FocusChatModel(policy=ScriptedPolicy(call, dialect="native")),
+        tools=[looking()],
+        response_format=structured.ToolStrategy(schema),
+    )
+    assert agent.invoke({"messages": "What colour is the door?"})["structured_response"] == {"colour": "red"}
