@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,42 @@ def test_what_was_added_is_there_the_next_time(tmp_path: Path) -> None:
             "2", answer="ü \n\u2028", hiou=0.5
         )
         assert not journal.repaired
+
+
+def test_answers_stay_on_disk_and_are_read_when_looked_at(tmp_path: Path) -> None:
+    count, text = 300, "so it was said, " * 1000
+    with opened(tmp_path, RUN_OF) as journal:
+        tracemalloc.start()
+        try:
+            for number in range(count):
+                journal.add(row(str(number), text=text))
+            held, _ = tracemalloc.get_traced_memory()
+            rows = journal.rows()
+            assert sum(len(one.text) for one in rows) == count * len(text)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert held < 1000 * count
+    assert peak < 100 * len(text)
+    assert len(rows) == count
+    assert (rows[0].question, rows[-1].question) == ("0", "299")
+    assert [one.question for one in rows[10:13]] == ["10", "11", "12"]
+    assert [one.question for one in rows.picked([7, 3])] == ["7", "3"]
+    with pytest.raises(IndexError):
+        rows[count]
+    (tmp_path / ANSWERS).unlink()
+    with pytest.raises(DataError, match="cannot be read any more"):
+        list(rows)
+
+
+def test_answers_are_sorted_whatever_order_they_came_in(tmp_path: Path) -> None:
+    with opened(tmp_path, RUN_OF) as journal:
+        for question, mode, seed in (("b", "direct", 1), ("a", "tools", 0), ("b", "tools", 0), ("a", "direct", 0)):
+            journal.add(row(question).model_copy(update={"mode": mode, "seed": seed}))
+        journal.add(row("c").model_copy(update={"policy": "another"}))
+        told = [(one.policy, one.question, one.seed, one.mode) for one in journal.sorted_rows()]
+    assert told == sorted(told)
+    assert len(told) == 5
 
 
 def test_each_answer_is_on_disk_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,9 +15,12 @@ from sifthinker.policy import prompts
 from sifthinker.policy.base import Completion
 from sifthinker.policy.errors import PolicyError, PolicyTimeout, PolicyUnavailable, UsageError
 from sifthinker.policy.messages import Message, count_images
+from sifthinker.training.compare.data import Judged
 from sifthinker.training.compare.plan import Plan
+from sifthinker.training.compare.readers import JsonlQuestions
+from sifthinker.training.compare.records import Asking
 from sifthinker.training.compare.results import Results
-from sifthinker.training.compare.run import check_modes
+from sifthinker.training.compare.run import Comparison, check_modes, compare
 
 
 def test_a_comparison_ends_in_results(tmp_path: Path) -> None:
@@ -300,3 +303,26 @@ def test_a_timeout_while_reasoning_still_counts(tmp_path: Path) -> None:
 def test_a_plan_that_cannot_be_is_refused(plan: Plan, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         check_modes(plan)
+
+
+def test_published_metrics_are_given_every_answer(tmp_path: Path) -> None:
+    class Published(JsonlQuestions):
+        def published(self, judged: Sequence[Judged]) -> dict[str, float]:
+            said = [one.said.text for one in judged if one.question.family == "patch0"]
+            return {
+                "right": sum(one.right for one in judged) / len(judged),
+                "said": sum("<answer>" in text for text in said) / 2,
+                "in order": float([one.question.id for one in (*judged[:3], judged[-1])] == ["q0", "q1", "q2", "q3"]),
+            }
+
+    comparison = Comparison(
+        data=Published(patches(tmp_path / "d", 4)),
+        out=tmp_path / "o",
+        plan=Plan(policies=("scripted",), modes=("direct", "internal")),
+        asking=Asking(depth="none", concurrency=4),
+        policies={"scripted": looking()},
+        engine="threads",
+    )
+    modes = compare(comparison).results.modes
+    for mode in ("direct", "internal"):
+        assert modes[mode].published == {"right": modes[mode].accuracy.value, "said": 1.0, "in order": 1.0}

@@ -5,6 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 
+from sifthinker.training.compare import statistics
 from sifthinker.training.compare.statistics import bootstrap, compare_paired, paired_test
 
 
@@ -101,3 +102,12 @@ def test_nothing_to_draw_from_is_an_error(values: np.ndarray, groups: list[int])
         bootstrap(values, groups)
     with pytest.raises(ValueError, match="equally many"):
         paired_test([True], [], [])
+
+
+def test_an_interval_does_not_depend_on_how_many_draws_are_held_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    values, groups = (np.arange(700) % 3 == 0)[:, None], [index // 2 for index in range(700)]
+    whole = bootstrap(values, groups, seed=5, draws=1000)
+    monkeypatch.setattr(statistics, "_CHUNK_COUNTS", 2000)
+    statistics._kept_draws.cache_clear()
+    assert bootstrap(values, groups, seed=5, draws=1000) == whole
+    statistics._kept_draws.cache_clear()
