@@ -14,14 +14,12 @@ from sifthinker.policy.errors import TraceError
 from sifthinker.policy.trace_areas import Found, Place, Problems, find_groups, read_area, read_quads
 from sifthinker.policy.trace_layout import LENIENT_TAG, Layout, cleaned, judge_order, lay_out
 from sifthinker.policy.trace_model import AreaBox, Step, Trace
-from sifthinker.policy.trace_strict import parse
+from sifthinker.policy.trace_strict import WHITE, parse
 
 MARKUP = re.compile(r"`{3}[a-zA-Z]{0,20}+|</?tool_call>|<\|[a-zA-Z_]{1,40}+\|>")
 """What a model wraps boxes in, and what is left of its chat template: no part of the prose."""
 MOST_AREAS = 1000
 """Areas that are recovered from one text: a flood of them is of no use to anyone."""
-WHITE = " \t\r\n"
-"""What may stand between the tags."""
 ANSWER_PREFIX = re.compile(
     r"[\s*_#]{0,9}+(?:the\s{1,3})?(?:final\s{1,3})?answer\b[\s*_]{0,9}+(?::|is\b)[\s*_:]{0,9}+", re.I
 )

@@ -13,11 +13,18 @@ from sifthinker.policy.boxes import is_valid
 from sifthinker.policy.errors import TraceError
 from sifthinker.policy.trace_model import SURROGATE, TAG, AreaBox, Step, Trace
 
-SPACE = re.compile(r"[ \t\r\n]*")
+WHITE = " \t\r\n"
+"""What may stand between the tags, and in the JSON of an area."""
+SPACE = re.compile(rf"[{WHITE}]*")
 # Possessive, so that a failed match is never tried again with fewer digits. ASCII digits only.
 NUMBER = re.compile(r"-?+(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+(?:[eE][+-]?+[0-9]++)?+(?![0-9.eE+\-])")
 WORD = re.compile(r"[^\s,:\[\]{}<]{1,40}")
 KEY = re.compile(r'"([^"\\<\n]{0,40})"')
+_S = r"[ \t\r\n]*+"
+_N = r"(-?+(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+(?:[eE][+-]?+[0-9]++)?+)"
+_QUAD = rf"\[{_S}" + rf"{_S},{_S}".join([_N] * 4) + rf"{_S}\]"
+OBJECT = re.compile(rf'{_S}\{{{_S}"bbox_2d"{_S}:{_S}{_QUAD}{_S}(?:,{_S}"depth"{_S}:{_S}{_N}{_S})?+\}}')
+"""An object as it is nearly always written: read at once. Anything else is walked through, to say what is wrong."""
 
 
 class RawBox(NamedTuple):
@@ -149,6 +156,19 @@ def scan_area(text: str, at: int) -> tuple[list[RawBox], int]:
 
 
 def _scan_object(text: str, at: int) -> tuple[RawBox, int]:
+    if found := OBJECT.match(text, at):
+        x1, y1, x2, y2, said = (None if one is None else float(one) + 0.0 for one in found.groups())
+        opened = text.index("{", at)
+        return (
+            RawBox(
+                (x1, y1, x2, y2),  # type: ignore[arg-type]
+                said,
+                opened,
+                (found.start(1), found.start(2), found.start(3), found.start(4)),
+                found.start(5),
+            ),
+            found.end(),
+        )
     at = _mark(text, at, "{")
     opened = at - 1
     numbers: list[tuple[float, int]] | None = None
@@ -199,6 +219,8 @@ def _scan_number(text: str, at: int) -> tuple[float, int, int]:
 
 def skip_space(text: str, at: int) -> int:
     """The offset after the white space at `at`."""
+    if text[at : at + 1] not in WHITE:
+        return at
     found = SPACE.match(text, at)
     return found.end() if found else at
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from langgraph.checkpoint.memory import InMemorySaver
 from PIL import Image
 from scripted import ScriptedPolicy, focus_lines
+from trust.ledger import Piece, Row
 from trust.server import FocusServer
 
 from sifthinker.agent import create_focus_agent
@@ -21,9 +22,6 @@ from sifthinker.policy.messages import Message
 from sifthinker.policy.remote import RemotePolicy
 
 AT_ONCE = 64
-Result = tuple[str, list[str]]
-"""What was tried, and what failed."""
-Check = Callable[[float], Result]
 LEFT = (0.1, 0.2, 0.5, 0.6)
 
 
@@ -63,9 +61,8 @@ def _agent() -> FocusAgent:
     return create_focus_agent(ScriptedPolicy(echo), depth="none", checkpointer=InMemorySaver())
 
 
-def threads(scale: float) -> Result:
-    """64 threads on one agent: every question gets its own mark and picture back, also on the second question."""
-    count = max(AT_ONCE, round(1000 * scale))
+def threads(number: int, count: int) -> Piece:
+    count //= 2  # each asks twice
     agent = _agent()
 
     def one(number: int) -> str:
@@ -73,12 +70,10 @@ def threads(scale: float) -> Result:
         return f"{first}, {agent.ask(f'mark-{number}b?', thread_id=str(number)).answer}"
 
     got = _all_at_once(count, one)
-    return f"{2 * count} questions", _wrong(got, [f"{n} {n}, {n}b {n}" for n in range(count)])
+    return Piece(2 * count, _wrong(got, [f"{n} {n}, {n}b {n}" for n in range(count)]))
 
 
-def tasks(scale: float) -> Result:
-    """64 tasks on one agent: likewise"""
-    count = max(AT_ONCE, round(1000 * scale))
+def tasks(number: int, count: int) -> Piece:
     agent = _agent()
 
     async def everyone() -> list[str]:
@@ -91,12 +86,10 @@ def tasks(scale: float) -> Result:
 
         return list(await asyncio.gather(*map(one, range(count))))
 
-    return f"{count} questions", _wrong(asyncio.run(everyone()), [f"{n} {n}" for n in range(count)])
+    return Piece(count, _wrong(asyncio.run(everyone()), [f"{n} {n}" for n in range(count)]))
 
 
-def served(scale: float) -> Result:
-    """64 threads on one server policy: every question gets its own mark back"""
-    count = max(AT_ONCE, round(500 * scale))
+def served(number: int, count: int) -> Piece:
     server = FocusServer()
     policy = RemotePolicy("m", server.url, call_timeout=120, box_space="unit")
     agent = create_focus_agent(policy, depth="none")
@@ -105,11 +98,10 @@ def served(scale: float) -> Result:
     finally:
         policy.close()
         server.close()
-    return f"{count} questions", _wrong(got, [str(number) for number in range(count)])
+    return Piece(count, _wrong(got, [str(number) for number in range(count)]))
 
 
-def embedded(scale: float) -> Result:
-    """64 threads on the embedded policy, whose turns share forward passes: each says what it says alone"""
+def embedded(number: int, count: int) -> Piece:
     examples = Path(__file__).parents[2] / "examples" / "images"
     pictures = [Image.open(examples / name).convert("RGB") for name in ("blocks.png", "signs.png", "crowd.png")]
     colours, shapes = ("red", "yellow", "purple", "blue"), ("cube", "cylinder", "sphere")
@@ -121,8 +113,7 @@ def embedded(scale: float) -> Result:
     ]
     agent = create_focus_agent("embedded", mode="tools")
     policy = load_policy("embedded")
-    count = max(AT_ONCE, round(256 * scale))
-    some = asked[: max(6, round(len(asked) * min(1.0, scale * 4)))]
+    some = [asked[(9 * number + index) % len(asked)] for index in range(9)]
 
     def one(number: int) -> str:
         picture, question = some[number % len(some)]
@@ -133,7 +124,7 @@ def embedded(scale: float) -> Result:
         policy.forget()  # type: ignore[attr-defined]
         alone.append(one(number))
     got = _all_at_once(count, one)
-    return f"{count} questions", _wrong(got, [alone[number % len(some)] for number in range(count)])
+    return Piece(count, _wrong(got, [alone[number % len(some)] for number in range(count)]))
 
 
 def _resident() -> int:
@@ -141,20 +132,19 @@ def _resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
-def _growth(count: int, one: Callable[[int], object]) -> tuple[str, list[str]]:
-    """How much the process grows over `count` questions, after a tenth of them to warm up."""
-    for number in range(max(20, count // 10)):
+def _growth(count: int, one: Callable[[int], object], *, least: int) -> Piece:
+    """How much the process grows over `count` questions, after a tenth of them, and `least`, to warm up."""
+    for number in range(max(least, count // 10)):
         one(number)
     before = _resident()
     for number in range(count):
         one(number)
     grown = _resident() / before - 1
-    told = f"{count} questions, {before / 2**20:.0f} MiB, grown by {100 * grown:.1f} %"
-    return told, [] if grown < 0.05 else [f"memory grew: {told}"]
+    peaks = {"MiB": round(before / 2**20), "grown by, %": round(max(0.0, 100 * grown), 1)}
+    return Piece(count, [] if grown < 0.05 else [f"memory grew: {peaks}"], peaks=peaks)
 
 
-def memory(scale: float) -> Result:
-    """Memory over 5,000 questions of a scripted policy about 50 pictures grows by less than 5 %"""
+def memory(number: int, count: int) -> Piece:
     agent = create_focus_agent(ScriptedPolicy(echo), depth="none")
     pictures = [coloured(number).resize((640, 480)) for number in range(50)]
 
@@ -163,11 +153,10 @@ def memory(scale: float) -> Result:
         agent.context.policy.limits.clear()  # type: ignore[attr-defined]
         agent.ask(f"mark-{number}?", image=pictures[number % len(pictures)])
 
-    return _growth(max(100, round(5000 * scale)), one)
+    return _growth(count, one, least=2 * len(pictures))
 
 
-def memory_embedded(scale: float) -> Result:
-    """Memory over 500 questions of the embedded policy grows by less than 5 %"""
+def memory_embedded(number: int, count: int) -> Piece:
     examples = Path(__file__).parents[2] / "examples" / "images"
     pictures = [Image.open(examples / name).convert("RGB") for name in ("blocks.png", "signs.png", "crowd.png")]
     agent = create_focus_agent("embedded", mode="tools")
@@ -177,7 +166,19 @@ def memory_embedded(scale: float) -> Result:
         question = f"What shape is the {words[number % len(words)]} object?"
         agent.ask(question, image=pictures[number % len(pictures)])
 
-    return _growth(max(15, round(500 * scale)), one)
+    return _growth(count, one, least=20)
 
 
-CHECKS = (threads, tasks, served, embedded, memory, memory_embedded)
+def rows() -> list[Row]:
+    """The checks, with the counts of the long run."""
+    mine, shared = "every question gets its own mark and picture back", "whose turns share forward passes"
+    grows, less = "Memory over the questions", "grows by less than 5 %"
+    checks = [
+        ("threads", f"64 threads on one agent: {mine}, also on the second question", 2000, 500, threads),
+        ("tasks", f"64 tasks on one agent: {mine}", 1000, 250, tasks),
+        ("served", "64 threads on one server policy: every question gets its own mark back", 500, 125, served),
+        ("embedded", f"64 threads on the embedded policy, {shared}: each says what it says alone", 256, 64, embedded),
+        ("memory", f"{grows} of a scripted policy about 50 pictures {less}", 5000, 5000, memory),
+        ("memory_embedded", f"{grows} of the embedded policy {less}", 500, 500, memory_embedded),
+    ]  # fmt: skip
+    return [Row("crowd", name, title, "questions", total, size, run) for name, title, total, size, run in checks]

@@ -1,6 +1,7 @@
 """The real command line in processes of its own, with a fault at an exact place: kill, full disk, read-only, clock.
 
-A child is forked from a server process that has everything imported, so that a round takes a tenth of a second. Faults
+A child is forked from a server process that has everything imported (`trust.preload`), so that it takes a tenth of a
+second of processor time; `test_harness.py` sees to it that this holds. Faults
 strike at the operating system's border, where Python tells of each file it opens to write, renames or removes
 (`sys.addaudithook`), so that a number says exactly when, and the same seed strikes the same place again.
 """
@@ -24,9 +25,11 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
+TESTS = Path(__file__).resolve().parents[1]
 PRELOADED = ["trust.harness", "trust.preload"]
 _CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link")
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_APPEND
@@ -116,6 +119,8 @@ def start_function(
     """Run a function of an importable module in a child."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
+    with _importable():
+        forkserver.ensure_running()
     folder = tempfile.TemporaryDirectory(prefix="trust-")
     (Path(folder.name) / "in").write_text(given, encoding="utf-8")
     process = context.Process(
@@ -123,6 +128,20 @@ def start_function(
     )
     process.start()
     return Child(process, folder)
+
+
+@contextlib.contextmanager
+def _importable() -> Iterator[None]:
+    """The server of children finds what it is to import: it is told of PYTHONPATH alone, and silent where it fails."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(path for path in (str(TESTS), before) if path)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
 
 
 def run(argv: Sequence[str], **options: Any) -> Outcome:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import random
+import resource
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,6 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from scripted import ScriptedPolicy, area
+from trust.ledger import Piece, Row
 
 from sifthinker.agent import create_focus_agent
 from sifthinker.nodes.depth import DepthMap
@@ -25,9 +29,6 @@ from sifthinker.policy.messages import Message, count_images
 from sifthinker.policy.native import NativeDialect
 from sifthinker.policy.trace import parse
 
-Result = tuple[str, list[str]]
-"""What was tried, and what failed."""
-Check = Callable[[float], Result]
 TESTS = Path(__file__).parents[1]
 IMAGE = Image.new("RGB", (200, 100), (10, 200, 30))
 DEPTH = DepthMap(np.full((50, 100), 0.25, np.float32))
@@ -45,18 +46,17 @@ def beside(path: str) -> ModuleType:
     return sys.modules[name]
 
 
-def texts(scale: float) -> Result:
-    """Texts that are nearly traces, through every parser"""
+def texts(number: int, size: int) -> Piece:
     properties = beside("policy/test_trace_properties.py")
-    count, failures = max(500, round(1_000_000 * scale)), []
-    rng = random.Random(7)
-    for _ in range(count):
+    rng = random.Random(f"texts {number}")
+    piece = Piece(size)
+    for _ in range(size):
         text = properties.made_text(rng)
         try:
             properties.check(text, rng)
         except Exception as error:  # noqa: BLE001  # any exception is what is looked for
-            failures.append(f"{type(error).__name__} on {text!r}")
-    return f"{count:,} texts", failures
+            piece.failures.append(f"{type(error).__name__} on {text!r}")
+    return piece
 
 
 TOOL_FLOODS = {
@@ -69,46 +69,58 @@ TOOL_FLOODS = {
 }
 
 
-def megabytes(scale: float) -> Result:
-    """Hostile text, up to a megabyte, through every parser takes under a second of processor time"""
+def floods() -> list[tuple[str, str]]:
+    """Every kind of hostile text: its name, and what it repeats."""
+    return [*beside("policy/test_trace_properties.py").HOSTILE.items(), *TOOL_FLOODS.items()]
+
+
+def hostile(number: int, size: int) -> Piece:
+    """One kind of flood, `size` characters of it, through every parser, after every opening."""
     properties = beside("policy/test_trace_properties.py")
-    size = 1_000_000 if scale >= 0.5 else 50_000
-    openings = properties.OPENINGS if scale >= 0.5 else properties.OPENINGS[:1]
-    worst = [properties.slowest(size, openings)]
-    for dialect in (
-        NativeDialect(PolicyProfile(name="x", dialect="native")),
-        NativeDialect(PolicyProfile(name="x", dialect="native", box_space=BoxSpace.PERMILLE)),
-    ):
-        for name, unit in {**properties.HOSTILE, **TOOL_FLOODS}.items():
-            text = ('{"tool":"a"} ' + unit * (size // len(unit) + 1))[:size]
-            readers: list[Callable[[str], Any]] = [
-                lambda said, dialect=dialect: dialect.read_span(said, image_size=(64, 48)),  # type: ignore[misc]
-                lambda said, dialect=dialect: dialect.read_completion(said, image_size=(64, 48)),  # type: ignore[misc]
-                lambda said, dialect=dialect: dialect.read_completion(said, image_size=(64, 48), mode="direct"),  # type: ignore[misc]
-            ]
-            for reader in readers:
-                taken = properties.timed(reader, text)
-                worst.append((min(taken, properties.timed(reader, text)) if taken > 0.5 else taken, f"native, {name}"))
-    seconds, where = max(worst)
-    count = len(properties.HOSTILE) * len(openings) * 5 + len(worst) - 1
-    tried = f"{count:,} readings of {size:,} characters, slowest {seconds:.2f} s"
-    return tried, [] if seconds < 1 else [f"{seconds:.2f} s: {where}"]
+    name, unit = floods()[number]
+    readers: list[Callable[[str], Any]] = [*properties.READERS]
+    for space in (BoxSpace.UNIT, BoxSpace.PERMILLE):
+        dialect = NativeDialect(PolicyProfile(name="x", dialect="native", box_space=space))
+        readers += [
+            partial(dialect.read_span, image_size=(64, 48)),
+            partial(dialect.read_completion, image_size=(64, 48)),
+            partial(dialect.read_completion, image_size=(64, 48), mode="direct"),
+        ]
+    piece = Piece(peaks={"slowest, s": 0.0})
+    for opening in (*properties.OPENINGS, '{"tool":"a"} '):
+        text = (opening + unit * (size // len(unit) + 1))[:size]
+        for reader in readers:
+            taken = properties.timed(reader, text)
+            if taken > 0.5:
+                taken = min(taken, properties.timed(reader, text))  # the machine may have been busy
+            piece.tried += 1
+            piece.peaks["slowest, s"] = max(piece.peaks["slowest, s"], round(taken, 2))
+            if taken >= 1:
+                piece.failures.append(f"{taken:.2f} s for {name} after {opening!r}: {reader}")
+    return piece
 
 
-def pictures(scale: float) -> Result:
-    """Damaged picture files end in a picture or in the declared error, in bounded memory"""
-    import resource
-
+def pictures(number: int, size: int) -> Piece:
     fuzz = beside("nodes/test_images_fuzz.py")
-    count = max(500, round(200_000 * scale))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        outcomes = fuzz.run(count // 10, seed=12)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        outcomes += fuzz.run(count - count // 10, seed=13)
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    told = f"{outcomes.total():,} files, {outcomes['loaded']:,} loaded, peak grown by {grown / 1024:.0f} MiB"
-    return told, [] if grown < 100 * 1024 else [f"memory grew: {told}"]
+        outcomes = fuzz.run(max(1, size // 10), seed=1000 + 2 * number)  # what is taken once is taken here
+        before = highest()
+        outcomes += fuzz.run(size - size // 10, seed=1001 + 2 * number)
+    grown = max(0, round((highest() - before) / 2**20))
+    piece = Piece(outcomes.total(), sums={"loaded": outcomes["loaded"]}, peaks={"memory grown by at most, MiB": grown})
+    if grown >= 100:
+        piece.failures.append(f"memory grew by {grown} MiB")
+    return piece
+
+
+def highest() -> int:
+    """The most memory that this process had since it was asked last, in bytes; where that is not told, ever."""
+    with contextlib.suppress(OSError):
+        told = Path("/proc/self/status").read_text(encoding="ascii")
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+        return 1024 * int(told.split("VmHWM:")[1].split()[0])
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 # Policies that behave badly
@@ -151,28 +163,30 @@ def _misbehaving(rng: random.Random) -> Callable[[Sequence[Message]], str | Comp
     return say
 
 
-def policies(scale: float) -> Result:
-    """Policies that never stop, repeat themselves, flood or say nothing: the run ends in its budget, truly told"""
-    count, failures = max(40, round(20_000 * scale)), []
-    for number in range(count):
-        rng = random.Random(number)
-        mode = rng.choice(("direct", "internal", "tools", "adaptive"))
-        dialect = rng.choice(("sif", "native"))
-        policy = ScriptedPolicy(_misbehaving(rng), dialect=dialect)
-        steps, images = rng.randint(0, 5), rng.randint(2, 8)
-        agent = create_focus_agent(policy, depth=DEPTH, mode=mode, max_steps=steps, max_images=images)
-        try:
-            result = agent.ask("What colour?", image=IMAGE)
-        except PolicyTimeout:
-            continue  # a silent server is an error where nothing was said before
-        except Exception as error:  # noqa: BLE001  # any other exception is what is looked for
-            failures.append(f"number {number} ({mode}, {dialect}): {type(error).__name__} {error}")
-            continue
-        try:
-            _true(result, policy, mode, dialect, steps=steps, images=images)
-        except AssertionError as error:
-            failures.append(f"number {number} ({mode}, {dialect}): {' '.join(str(error).split())[:300]}")
-    return f"{count:,} runs", failures
+def policies(number: int, size: int) -> Piece:
+    piece = Piece(size)
+    for one in range(number * size, (number + 1) * size):
+        failure = misbehaved(one)
+        piece.failures += [failure] if failure else []
+    return piece
+
+
+def misbehaved(number: int) -> str | None:
+    """A run with one policy that behaves badly; what was wrong with how it ended."""
+    rng = random.Random(number)
+    mode = rng.choice(("direct", "internal", "tools", "adaptive"))
+    dialect = rng.choice(("sif", "native"))
+    policy = ScriptedPolicy(_misbehaving(rng), dialect=dialect)
+    steps, images = rng.randint(0, 5), rng.randint(2, 8)
+    agent = create_focus_agent(policy, depth=DEPTH, mode=mode, max_steps=steps, max_images=images)
+    try:
+        result = agent.ask("What colour?", image=IMAGE)
+        _true(result, policy, mode, dialect, steps=steps, images=images)
+    except PolicyTimeout:
+        return None  # a silent server is an error where nothing was said before
+    except Exception as error:  # noqa: BLE001  # any other exception is what is looked for
+        return f"number {number} ({mode}, {dialect}): {type(error).__name__} {' '.join(str(error).split())[:300]}"
+    return None
 
 
 def _true(result: Any, policy: ScriptedPolicy, mode: str, dialect: str, *, steps: int, images: int) -> None:
@@ -189,4 +203,19 @@ def _true(result: Any, policy: ScriptedPolicy, mode: str, dialect: str, *, steps
         assert parse(result.trace_text, require_depth=dialect == "sif").answer.strip() == result.answer
 
 
-CHECKS = (texts, megabytes, pictures, policies)
+def rows() -> list[Row]:
+    """The checks, with the counts of the long run."""
+    flood = "A megabyte of hostile text, through every parser: each in under a second of processor time"
+    return [
+        Row("inputs", "texts", "Texts that are nearly traces, through every parser", "texts", 1_000_000, 5000, texts),
+        Row("inputs", "hostile", flood, "readings", 1_000_000 * len(floods()), 1_000_000, hostile),
+        Row(
+            "inputs", "pictures", "Damaged picture files end in a picture or in the declared error, in bounded memory",
+            "files", 200_000, 10_000, pictures,
+        ),
+        Row(
+            "inputs", "policies",
+            "Policies that never stop, repeat themselves, flood or say nothing: the run ends in its budget, truly told",
+            "runs", 20_000, 500, policies,
+        ),
+    ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The scenarios by command and fault, and how rounds of them are run: each with a seed, a folder and a server."""
+"""The scenarios by command and fault, and how a round of them is run: with a seed, a folder and a server of its own."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import shutil
 import tempfile
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
 from trust.harness import Round
+from trust.ledger import Piece, Row
 from trust.server import FocusServer
 
 Scenario = Callable[[Round], None]
@@ -27,16 +28,6 @@ def scenarios(commands: tuple[str, ...] = COMMANDS) -> dict[tuple[str, str], Sce
         for command in commands
         for name, scenario in import_module(f"trust.faults_{command}").SCENARIOS.items()
     }
-
-
-@dataclass
-class Tally:
-    """What came of the rounds of one scenario."""
-
-    rounds: int = 0
-    struck: int = 0
-    failures: list[str] = field(default_factory=list)
-    notes: set[str] = field(default_factory=set)
 
 
 def seed_of(command: str, fault: str, number: int) -> int:
@@ -62,20 +53,21 @@ def run_round(command: str, fault: str, scenario: Scenario, number: int, server:
     return round
 
 
-def run_rounds(command: str, fault: str, scenario: Scenario, count: int, first: int = 0) -> Tally:
-    """Several rounds; a failed one is noted with its number, by which it can be run again."""
-    tally = Tally()
+def judged(command: str, fault: str, scenario: Scenario, number: int, size: int = 1) -> Piece:
+    """One round as a piece of a check; a failed one can be run again by its number."""
     server = FocusServer()
     try:
-        for number in range(first, first + count):
-            tally.rounds += 1
-            try:
-                round = run_round(command, fault, scenario, number, server)
-            except AssertionError as error:
-                tally.failures.append(f"round {number}: {' '.join(str(error).split())[:1500]}")
-            else:
-                tally.struck += round.struck
-                tally.notes |= round.notes
+        round = run_round(command, fault, scenario, number, server)
+    except Exception as error:  # noqa: BLE001  # a file that cannot be read fails a round as well as an assertion
+        return Piece(1, [f"{type(error).__name__} {' '.join(str(error).split())[:1500]}"])
     finally:
         server.close()
-    return tally
+    return Piece(1, sums={"struck": round.struck}, notes=sorted(round.notes))
+
+
+def rows(rounds: int = 100) -> list[Row]:
+    """Every command and fault as a check of so many rounds."""
+    return [
+        Row(command, fault, fault, "rounds", rounds, 1, partial(judged, command, fault, scenario))
+        for (command, fault), scenario in scenarios().items()
+    ]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 
 import pytest
-from trust.rounds import LONG, Scenario, run_rounds, scenarios
+from trust.ledger import Row
+from trust.rounds import LONG, rows
 
 ROUNDS = int(os.environ.get("SIFTHINKER_FAULT_ROUNDS", "1"))
 
@@ -13,14 +14,10 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="children are fo
 
 
 @pytest.mark.parametrize(
-    ("command", "fault", "scenario"),
-    [
-        pytest.param(*key, scenario, id=" / ".join(key), marks=[pytest.mark.slow] if key[0] in LONG else [])
-        for key, scenario in scenarios().items()
-    ],
+    "row",
+    [pytest.param(row, id=row.key, marks=[pytest.mark.slow] if row.group in LONG else []) for row in rows(ROUNDS)],
 )
-def test_nothing_finished_is_lost_nothing_is_corrupt_and_a_sentence_says_how_to_go_on(
-    command: str, fault: str, scenario: Scenario
-) -> None:
-    tally = run_rounds(command, fault, scenario, ROUNDS)
-    assert not tally.failures
+def test_nothing_finished_is_lost_nothing_is_corrupt_and_a_sentence_says_how_to_go_on(row: Row) -> None:
+    for number in row.pieces():
+        piece = row.run(number, 1)
+        assert not piece.failures, f"round {number}"
