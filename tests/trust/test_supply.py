@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -59,6 +63,14 @@ def test_every_weight_picture_and_table_that_is_shipped_has_its_licence_stated()
     assert set(stated) - found == set(), "these stand in LICENSES.md, but are not there"
 
 
+def test_what_builds_the_distributions_is_locked_in_a_version_that_fits() -> None:
+    locked = {normal(name): version for name, version, _ in LOCK.findall((ROOT / "requirements/build.txt").read_text())}
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["build-system"]["requires"]
+    assert "build" in locked
+    for one in map(Requirement, wanted):
+        assert Version(locked[normal(one.name)]) in one.specifier
+
+
 def test_licences_go_into_every_distribution() -> None:
     assert set(PROJECT["license-files"]) == {"LICENSE", "LICENSES.md"}
     assert PROJECT["license"] == "Apache-2.0"
@@ -106,3 +118,34 @@ def test_every_locked_file_has_its_hash_and_comes_from_nowhere_in_particular() -
         assert "://" not in text
         entries = re.split(r"^(?=[A-Za-z0-9])", text, flags=re.MULTILINE)[1:]
         assert all("--hash=sha256:" in entry for entry in entries)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a shell script")
+@pytest.mark.parametrize(
+    ("libraries", "code", "said"),
+    [
+        ([{"name": "a", "version": "1", "vulns": []}], 0, "1 asked for, 0 findings explained, 0 not"),
+        ([{"name": "a", "version": "1", "vulns": [{"id": "P-1", "aliases": ["G-1"]}]}], 0, "a 1: P-1"),
+        ([{"name": "a", "version": "1", "vulns": [{"id": "P-2", "fix_versions": ["2"]}]}], 1, "not explained"),
+        ([{"name": "a", "version": "1", "vulns": [{"id": "P-3"}]}], 1, "has run out"),
+        ([{"name": "a", "skip_reason": "not found"}], 3, "0 asked for"),
+        ([], 3, "0 libraries"),
+        (None, 3, ""),
+    ],
+)
+def test_the_audit_is_clean_only_where_all_was_asked_for_and_explained(
+    libraries: list[object] | None, code: int, said: str, tmp_path: Path
+) -> None:
+    report = tmp_path / "report.json"
+    if libraries is not None:
+        report.write_text(json.dumps({"dependencies": libraries}))
+    tool = tmp_path / "pip-audit"  # its network cannot be had here: this one finds what the test says
+    tool.write_text(f'#!/bin/sh\nwhile [ "$1" != --output ]; do shift; done\ncp {report} "$2" 2>/dev/null; exit 1\n')
+    tool.chmod(0o755)
+    explained = tmp_path / "explained.toml"
+    explained.write_text('[G-1]\nwhy = "never called"\nuntil = 2999-01-01\n[P-3]\nwhy = "old"\nuntil = 2020-01-01\n')
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHON": sys.executable}
+    words = ["bash", str(ROOT / ".ci" / "audit"), "requirements/all.txt", str(explained)]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done
+    assert said in done.stdout, done
