@@ -49,11 +49,13 @@ def figures(repeat: int, *, calls: int = CALLS) -> Iterator[Figure]:
             return time.perf_counter() - began
 
         def graphs() -> float:
-            began = time.perf_counter()
+            began, own = time.perf_counter(), time.process_time()
             with ThreadPoolExecutor(2 * AT_ONCE) as pool:
                 list(pool.map(lambda _: agent.ask("What colour?", image=image), range(calls)))
+            work.append(1000 * (time.process_time() - own) / calls)
             return time.perf_counter() - began
 
+        work: list[float] = []  # milliseconds a question
         lone()
         found = [(lone(), batch(), graphs()) for _ in range(repeat)]
         most = service.most
@@ -62,6 +64,7 @@ def figures(repeat: int, *, calls: int = CALLS) -> Iterator[Figure]:
         server.close()
     note = f"{calls} calls of {sorted(row[0] for row in found)[repeat // 2]:.2f} s; at most {most} were under way"
     yield _busy("`generate_batch`", [(row[0], row[1]) for row in found], calls, note)
+    note = f"{note}; {sorted(work)[repeat // 2]:.1f} ms of processor time a question, the server included"
     yield _busy(f"{2 * AT_ONCE} graph runs at once", [(row[0], row[2]) for row in found], calls, note)
     yield Figure("calls under way at once, at most", [most], f"the {AT_ONCE} allowed", "calls", at_most=AT_ONCE)
 
