@@ -105,7 +105,7 @@ class _Worker:
         self.connection, theirs = context.Pipe()
         self.pending: dict[Any, Job] = {}
         self.process = context.Process(target=_work, args=(theirs, asking), daemon=True)
-        with _one_thread():
+        with _worker_environment():
             self.process.start()
         theirs.close()
 
@@ -134,14 +134,19 @@ class _Worker:
             self.process.kill()  # what it has under way is not waited for: it is asked again
 
 
-class _one_thread:
-    """Processes started in here do arithmetic with one thread each: two of one thread beat one of two."""
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+_FEW_HEAPS = {"MALLOC_ARENA_MAX": "2"}  # unless the user says otherwise
 
-    _NAMES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+class _worker_environment:
+    """Processes started in here do arithmetic with one thread each (two of one thread beat one of two), and share their
+    free memory among threads: glibc's heap a thread grew to four times as much with 16 questions under way."""
 
     def __enter__(self) -> None:
-        self._before = {name: os.environ.get(name) for name in self._NAMES}
-        os.environ.update(dict.fromkeys(self._NAMES, "1"))
+        self._before = {name: os.environ.get(name) for name in (*_ONE_THREAD, *_FEW_HEAPS)}
+        os.environ.update(_ONE_THREAD)
+        for name, value in _FEW_HEAPS.items():
+            os.environ.setdefault(name, value)
 
     def __exit__(self, *_: object) -> None:
         for name, value in self._before.items():
