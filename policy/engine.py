@@ -15,14 +15,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
-from sifthinker.policy.base import TokenCallback
-from sifthinker.policy.decoding import Turn, pick
-from sifthinker.policy.encoding import Encoded
+from sifthinker.policy.batch import Batch
+from sifthinker.policy.decoding import pick
 from sifthinker.policy.errors import PolicyError
-from sifthinker.policy.kv_cache import Layers, PrefixCache, cache_of, joined, split
+from sifthinker.policy.job import Job
+from sifthinker.policy.kv_cache import Layers, PrefixCache
+from sifthinker.policy.prefill import Prefill
 
 BATCHED_FAMILIES = frozenset(
     {
@@ -38,33 +37,6 @@ BATCHED_FAMILIES = frozenset(
     }
 )
 """Families whose positions are known, so that conversations of different lengths can share a forward pass."""
-
-
-@dataclass(eq=False)
-class Job:
-    """A turn with what it takes to run it."""
-
-    encoded: Encoded
-    turn: Turn
-    on_token: TokenCallback | None = None
-    pieces: deque[str] = field(default_factory=deque)
-    """Text not yet handed to `on_token`, which is called in the thread that asked."""
-    error: Exception | None = None
-    ended: bool = False
-    """The turn is complete, its last piece handed over."""
-    dropped: bool = False
-    """Nobody waits for it any more."""
-    layers: Layers = field(default_factory=list)
-    """Its KV cache, between prefill and the moment it joins the batch."""
-    length: int = 0
-    """Places in its KV cache."""
-    rope_delta: int = 0
-    """How far the rotary position is from the place (patch families)."""
-
-    @property
-    def done(self) -> bool:
-        """Whether there is nothing left to do for it."""
-        return self.ended or self.error is not None or self.dropped
 
 
 @dataclass(eq=False)
@@ -92,12 +64,10 @@ class Engine:
     def __init__(self, model: Any, *, suppressed: Sequence[int], cache: PrefixCache, max_batch: int) -> None:
         self.model = model
         self.cache = cache
-        self._core = getattr(model, "model", model)
-        self.patch_family = hasattr(self._core, "get_rope_index")
-        kinds = [type(layer) for layer in DynamicCache(config=model.config).layers]
-        self._layers = len(kinds)
-        self._plain = set(kinds) == {DynamicLayer}
-        self.max_batch = max_batch if self._plain and model.config.model_type in BATCHED_FAMILIES else 1
+        batched = model.config.model_type in BATCHED_FAMILIES
+        self._prefill = Prefill(model, cache, together=batched and max_batch > 1)
+        self.patch_family = self._prefill.patch_family
+        self.max_batch = max_batch if self._prefill.plain and batched else 1
         self._suppressed = torch.tensor(sorted(suppressed), device=model.device) if suppressed else None
         self._one_logit = (
             {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
@@ -108,8 +78,8 @@ class Engine:
         self._waiting: deque[Job] = deque()
         # What follows is touched by the leader alone.
         self._running: list[Job] = []
-        self._kv: Any = None
-        self._mask: torch.Tensor | None = None
+        self._batch: Batch | None = None
+        """Their caches, in the same order; None where there are none, or the model keeps more than keys and values."""
 
     def run(self, jobs: Sequence[Job]) -> None:
         """Run jobs to their end, together with those of other threads.
@@ -158,16 +128,16 @@ class Engine:
                 joining.append(self._waiting.popleft())
         try:
             with torch.inference_mode():
-                joining = [job for job in joining if not job.dropped and self._prefill(job)]
-                self._regroup(joining)
+                self._leave()
+                self._join(self._begin([job for job in joining if not job.dropped]))
                 if self._running:
                     self._decode()
-                    self._regroup([])
+                    self._leave()
         except BaseException as error:
             # The caches may be half written: nothing of this batch can go on.
             for job in (*self._running, *joining):
                 job.error = job.error or PolicyError(f"The model failed while decoding: {error}")
-            self._running, self._kv = [], None
+            self._running, self._batch = [], None
             self._wake()
             raise
         self._wake()
@@ -179,97 +149,57 @@ class Engine:
                 if caller.done or any(job.pieces and job.on_token for job in caller.jobs):
                     caller.wake.set()
 
-    def _prefill(self, job: Job) -> bool:
-        """Encode what the prefix cache does not have, and pick the first token. Whether the turn goes on."""
-        try:
-            known, layers = self._known_prefix(job.encoded)
-            inputs = self._inputs(job, known)
-            cache = cache_of(layers, self._layers) if self._plain else DynamicCache(config=self.model.config)
-            logits = self.model(**inputs, past_key_values=cache, use_cache=True, **self._one_logit).logits[:, -1]
-        except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
-            job.error = PolicyError(f"The model failed on this conversation: {error}")
-            return False
-        job.turn.cached_tokens = known
-        job.length = len(job.encoded.keys)
-        self._kept = cache
-        if self._plain:
-            job.layers = [(layer.keys, layer.values) for layer in cache.layers]
-        self._take(logits, [job])
-        if job.done:
-            self._keep(job, job.layers)
-        return not job.done
+    def _begin(self, joining: list[Job]) -> list[Job]:
+        """Encode conversations, and pick their first tokens. Those whose turns go on."""
+        for jobs, logits in self._prefill.run(joining):
+            self._take(logits, jobs)
+            for job in jobs:
+                if job.done and job.whole is None:
+                    self._keep(job, job.layers)
+        return [job for job in joining if not job.done]
 
-    def _known_prefix(self, encoded: Encoded) -> tuple[int, Layers]:
-        if not self._plain:
-            return 0, []
-        length, layers = self.cache.match(encoded.keys)
-        length = min(length, len(encoded.keys) - 1)  # the last place must be seen again: its logits are wanted
-        if not self.patch_family and bool((encoded.keys[length:] < 0).any()):
-            return 0, []  # only patch families can be given some of their images
-        return length, [(k[:, :, :length], v[:, :, :length]) for k, v in layers] if length else []
+    def _leave(self) -> None:
+        """Let turns go that have ended; the prefix cache gets what they encoded."""
+        for row in reversed(range(len(self._running))):
+            job = self._running[row]
+            if not job.done:
+                continue
+            last = self._running.pop()
+            if last is not job:
+                self._running[row] = last
+            if self._batch is not None:
+                if not job.error:
+                    self._keep(job, self._batch.row(row))
+                self._batch.leave(row)
+        if not self._running:
+            self._batch = None
 
-    def _inputs(self, job: Job, known: int) -> dict[str, torch.Tensor]:
-        """What the model is called with, from the place `known` on."""
-        encoded, device = job.encoded, self.model.device
-        inputs = {"input_ids": encoded.input_ids[:, known:].to(device)}
-        if self.patch_family:
-            grids = [pixels["image_grid_thw"] for pixels in encoded.pixels]
-            known_to_model = inspect.signature(self._core.get_rope_index).parameters
-            wanted = {"mm_token_type_ids": encoded.vision.get("mm_token_type_ids")}
-            position_ids, delta = self._core.get_rope_index(
-                encoded.input_ids,
-                image_grid_thw=torch.cat(grids) if grids else None,
-                **{name: value for name, value in wanted.items() if name in known_to_model},
-            )  # (3, 1, L), (1, 1)
-            job.rope_delta = int(delta)
-            inputs["position_ids"] = position_ids[:, :, known:].to(device)
-            new = [pixels for pixels, start in zip(encoded.pixels, encoded.image_starts, strict=True) if start >= known]
-            job.turn.images = len(new)
-            vision = {name: torch.cat([pixels[name] for pixels in new]) for name in (new[0] if new else ())}
-        else:
-            job.turn.images = 0 if known else encoded.images
-            vision = {} if known else encoded.vision
-        for name, tensor in vision.items():
-            inputs[name] = tensor.to(device, self.model.dtype if tensor.is_floating_point() else None)
-        return inputs
-
-    def _regroup(self, joining: list[Job]) -> None:
-        """Make the batch anew if turns have ended or joined."""
-        if not joining and not any(job.done for job in self._running):
-            return
-        if not self._plain:  # one turn at a time, its cache as the model made it
-            self._running = [*joining, *(job for job in self._running if not job.done)]
-            self._kv = self._kept if self._running else None
-            return
-        if self._running:
-            lengths = [job.length for job in self._running]
-            batch = [(layer.keys, layer.values) for layer in self._kv.layers]
-            for job, layers in zip(self._running, split(batch, lengths), strict=True):
-                job.layers = layers
-                if job.done and not job.error:
-                    self._keep(job, layers)
-        self._running = [job for job in (*self._running, *joining) if not job.done]
-        self._kv, self._mask = None, None
-        if self._running:
-            self._kv, mask = joined([job.layers for job in self._running], [job.length for job in self._running])
-            self._mask = mask if len(self._running) > 1 else None
-        for job in (*self._running, *joining):
-            job.layers = []
+    def _join(self, joining: Sequence[Job]) -> None:
+        """Let turns in whose first token is picked."""
+        if self._prefill.plain and joining:
+            self._batch = self._batch or Batch(len(joining[0].layers))
+            self._batch.join([job.layers for job in joining])
+            for job in joining:
+                job.layers = []
+        self._running.extend(joining)
 
     def _decode(self) -> None:
         """One token for each running turn."""
         device = self.model.device
         tokens = torch.tensor([[job.turn.token_ids[-1]] for job in self._running], device=device)  # (B, 1)
-        inputs: dict[str, torch.Tensor] = {"input_ids": tokens}
-        if self.patch_family:
+        inputs: dict[str, Any] = {"input_ids": tokens}
+        if self._prefill.patch_family:
             places = torch.tensor([[job.length + job.rope_delta] for job in self._running], device=device)
             inputs["position_ids"] = places.expand(3, -1, -1)  # (3, B, 1)
         elif len(self._running) > 1:
             inputs["position_ids"] = torch.tensor([[job.length] for job in self._running], device=device)
-        if self._mask is not None:
-            self._mask = torch.cat([self._mask, self._mask.new_ones(len(self._running), 1)], -1)
-            inputs["attention_mask"] = self._mask
-        logits = self.model(**inputs, past_key_values=self._kv, use_cache=True, **self._one_logit).logits[:, -1]
+        if self._batch is None:
+            inputs["past_key_values"] = self._running[0].whole
+        else:
+            mask, inputs["past_key_values"] = self._batch.begin(), self._batch.cache
+            if mask is not None:
+                inputs["attention_mask"] = mask
+        logits = self.model(**inputs, use_cache=True, **self._one_logit).logits[:, -1]
         for job in self._running:
             job.length += 1
         self._take(logits, self._running)

@@ -113,19 +113,22 @@ class GrowingLayer(DynamicLayer):
         self._buffers: tuple[torch.Tensor, torch.Tensor] | None = None
 
     @classmethod
-    def batch(cls, parts: Sequence[tuple[torch.Tensor, torch.Tensor]], lengths: Sequence[int]) -> GrowingLayer:
+    def batch(
+        cls, parts: Sequence[tuple[torch.Tensor, torch.Tensor]], lengths: Sequence[int], *, room: int = 0
+    ) -> GrowingLayer:
         """A layer of several conversations, padded on the left with zeros; each is copied once, to where it will grow.
 
         Args:
             parts: keys and values of each, (1, heads, its length, width).
             lengths: of each.
+            room: places that will be added at once.
         """
         layer, longest = cls(), max(lengths)
         layer.lazy_initialization(*parts[0])
         buffers = []
         for index in (0, 1):
             tensors = [part[index] for part in parts]
-            buffer = _room(tensors[0], len(parts), longest)
+            buffer = _room(tensors[0], len(parts), longest, room)
             for row, (tensor, length) in enumerate(zip(tensors, lengths, strict=True)):
                 buffer[row, :, : longest - length] = 0
                 buffer[row, :, longest - length : longest] = tensor[0]
@@ -154,10 +157,10 @@ class GrowingLayer(DynamicLayer):
         return self.keys, self.values
 
 
-def _room(like: torch.Tensor, batch: int, length: int) -> torch.Tensor:
-    """A buffer for `length` places, and for half as much again."""
+def _room(like: torch.Tensor, batch: int, length: int, more: int = 0) -> torch.Tensor:
+    """A buffer for `length` places, and for half as much again, or for `more`."""
     _, heads, _, width = like.shape
-    return like.new_empty(batch, heads, length + max(length // 2, 64), width)
+    return like.new_empty(batch, heads, length + max(length // 2, 64, more), width)
 
 
 def _roomier(old: torch.Tensor, new: torch.Tensor, before: int, length: int) -> torch.Tensor:
@@ -176,12 +179,13 @@ def cache_of(layers: Layers, count: int) -> Cache:
     return cache
 
 
-def joined(parts: Sequence[Layers], lengths: Sequence[int]) -> tuple[Cache, torch.Tensor]:
+def joined(parts: Sequence[Layers], lengths: Sequence[int], *, room: int = 0) -> tuple[Cache, torch.Tensor]:
     """Caches of several conversations as one batch, padded on the left.
 
     Args:
         parts: one cache a conversation, batch size 1.
         lengths: how many places each has.
+        room: places that will be added at once.
 
     Returns:
         The cache, of layers (B, heads, max length, width), and the mask (B, max length), 1 where something stands.
@@ -190,14 +194,5 @@ def joined(parts: Sequence[Layers], lengths: Sequence[int]) -> tuple[Cache, torc
     mask = torch.zeros(len(parts), longest, dtype=torch.long, device=parts[0][0][0].device)
     for row, length in enumerate(lengths):
         mask[row, longest - length :] = 1
-    layers = [GrowingLayer.batch([part[index] for part in parts], lengths) for index in range(len(parts[0]))]
+    layers = [GrowingLayer.batch([part[index] for part in parts], lengths, room=room) for index in range(len(parts[0]))]
     return Cache(layers=layers), mask
-
-
-def split(layers: Layers, lengths: Sequence[int]) -> list[Layers]:
-    """The caches of a batch that was padded on the left, one a conversation, as views: the reverse of `joined`."""
-    places = layers[0][0].shape[2]
-    return [
-        [(k[row : row + 1, :, places - length :], v[row : row + 1, :, places - length :]) for k, v in layers]
-        for row, length in enumerate(lengths)
-    ]

@@ -15,8 +15,9 @@ from sifthinker.policy.calibration_store import source_identity
 from sifthinker.policy.control import ControlTokens
 from sifthinker.policy.decoding import Sampling, TextStream, Turn
 from sifthinker.policy.encoding import ChatEncoder
-from sifthinker.policy.engine import Engine, Job
+from sifthinker.policy.engine import Engine
 from sifthinker.policy.errors import UsageError
+from sifthinker.policy.job import Job
 from sifthinker.policy.kv_cache import PrefixCache
 from sifthinker.policy.messages import Message
 from sifthinker.policy.weights import load_weights

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from sifthinker.policy.kv_cache import PrefixCache, joined, split
+from sifthinker.policy.kv_cache import PrefixCache, joined
 from sifthinker.policy.local import LocalPolicy
 from sifthinker.policy.messages import ImagePart, Message, message
 
@@ -133,14 +133,15 @@ def test_a_longer_conversation_takes_the_place_of_its_beginning() -> None:
     assert float(found[0][0].max()) == 2.0
 
 
-def test_caches_joined_and_split_are_what_they_were() -> None:
-    parts = [layers(3, 1.0), layers(5, 2.0), layers(1, 3.0)]
-    cache, mask = joined(parts, [3, 5, 1])
-    batch = [(layer.keys, layer.values) for layer in cache.layers]
+def test_caches_joined_end_together_and_are_what_they_were() -> None:
+    parts, lengths = [layers(3, 1.0), layers(5, 2.0), layers(1, 3.0)], [3, 5, 1]
+    cache, mask = joined(parts, lengths)
     assert mask.tolist() == [[0, 0, 1, 1, 1], [1, 1, 1, 1, 1], [0, 0, 0, 0, 1]]
-    assert batch[0][0].shape == (3, 2, 5, 4)
-    for before, after in zip(parts, split(batch, [3, 5, 1]), strict=True):
-        assert all(torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) for a, b in zip(before, after, strict=True))
+    assert cache.layers[0].keys.shape == (3, 2, 5, 4)
+    for row, (part, length) in enumerate(zip(parts, lengths, strict=True)):
+        for layer, (keys, values) in zip(cache.layers, part, strict=True):
+            assert torch.equal(layer.keys[row, :, 5 - length :], keys[0])
+            assert torch.equal(layer.values[row, :, 5 - length :], values[0])
 
 
 def test_a_batch_grows_without_touching_what_stands_in_it() -> None:
