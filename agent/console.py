@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from sifthinker.policy.boxes import Box
 
 _INDENT = 4
+_CELLS, _CELLS_OF_BLOCKS = (28, 8), (40, 12)
+"""Columns and rows of a picture at most; of half blocks more, for a cell shows but two pixels."""
 
 
 class FocusConsole:
@@ -130,7 +132,7 @@ class FocusConsole:
     def finish(self, result: FocusResult) -> None:
         """What stands below the answer: what it cost, and what to know before trusting it."""
         self._finish_area()
-        self._print(Text(" · ".join(cost_words(result)), style="dim"))
+        self._print(Text(plain(" · ".join(cost_words(result))), style="dim"))
         if result.adaptive is not None and not result.adaptive.went_on:
             self._print(Text(plain(result.adaptive.why), style="dim"))
         for warning in result.warnings:
@@ -177,7 +179,8 @@ class FocusConsole:
 
     def _print_crop(self, picture: Image.Image | None) -> None:
         if picture is not None and self.graphics is not Graphics.NONE:
-            self.console.print(Inline(picture, self.graphics, rows=8, indent=_INDENT), end="")
+            columns, rows = _CELLS_OF_BLOCKS if self.graphics is Graphics.BLOCKS else _CELLS
+            self.console.print(Inline(picture, self.graphics, columns=columns, rows=rows, indent=_INDENT), end="")
 
     def _print_text(self, text: str) -> None:
         """A text below its boxes."""

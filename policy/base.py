@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from typing import Annotated, Literal, Protocol, runtime_checkable
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from sifthinker.policy.boxes import BoxSpace
 from sifthinker.policy.calibration import Calibration
@@ -16,6 +17,13 @@ from sifthinker.policy.messages import ImageKind, Message
 DialectName = Literal["sif", "native"]
 FinishReason = Literal["stop", "length", "deadline"]
 TokenCallback = Callable[[str], None]
+_MOST_PX = 8000
+"""Longest edge that a profile may ask for: it comes with a checkpoint, and a crop is enlarged to what it says."""
+_MOST_PIXELS = 10**9
+_UNSHOWN = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+Told = Annotated[str, AfterValidator(lambda text: _UNSHOWN.sub(" ", text)[:1000])]
+"""A text that may come with a checkpoint and is shown in terminals: without control characters, and not endless."""
 
 
 class PolicyProfile(BaseModel):
@@ -26,22 +34,29 @@ class PolicyProfile(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: str = Field(description="What the result calls the policy.")
-    family: str = Field(default="unknown", description="transformers' model_type, or the server's model name.")
+    name: Told = Field(description="What the result calls the policy.")
+    family: Told = Field(default="unknown", description="transformers' model_type, or the server's model name.")
     dialect: DialectName = Field(
         default="native",
         description="sif: trained on the trace grammar. native: an instruct model as it comes, told the grammar.",
     )
     box_space: BoxSpace = Field(default=BoxSpace.UNIT, description="The space in which the policy writes boxes.")
     box_decimals: int = Field(default=3, ge=0, le=6, description="Decimals of a box or depth written for this policy.")
-    rgb_px: int | None = Field(default=None, ge=1, description="Longest edge of the RGB image shown; None: as it is.")
-    depth_px: int | None = Field(default=None, ge=1, description="Longest edge of the depth picture; None: as it is.")
+    rgb_px: int | None = Field(
+        default=None, ge=1, le=_MOST_PX, description="Longest edge of the RGB image shown; None: as it is."
+    )
+    depth_px: int | None = Field(
+        default=None, ge=1, le=_MOST_PX, description="Longest edge of the depth picture; None: as it is."
+    )
     crop_px: int | None = Field(
-        default=None, ge=1, description="Longest edge of a crop shown, enlarged to it as well; None: as it is."
+        default=None,
+        ge=1,
+        le=_MOST_PX,
+        description="Longest edge of a crop shown, enlarged to it as well; None: as it is.",
     )
     uses_depth_image: bool = Field(default=True, description="Whether the depth picture is shown to it.")
-    domain: str | None = Field(default=None, description="What it knows, if it knows one thing only ('block world').")
-    notes: tuple[str, ...] = Field(default=(), description="What whoever uses this policy should be told once.")
+    domain: Told | None = Field(default=None, description="What it knows, if it knows one thing only ('block world').")
+    notes: tuple[Told, ...] = Field(default=(), description="What whoever uses this policy should be told once.")
     follows_conversations: bool = Field(
         default=True, description="Whether earlier questions about the image are shown to it; else each stands alone."
     )
@@ -51,10 +66,14 @@ class PolicyProfile(BaseModel):
     )
     max_images: int = Field(default=16, ge=1, description="Images it takes in one conversation.")
     vision_patch_px: int | None = Field(
-        default=None, ge=1, description="Edge of one merged vision token: a resize rounds to multiples of it."
+        default=None, ge=1, le=1024, description="Edge of one merged vision token: a resize rounds to multiples of it."
     )
-    min_image_pixels: int | None = Field(default=None, ge=1, description="The processor enlarges images below this.")
-    max_image_pixels: int | None = Field(default=None, ge=1, description="The processor shrinks images above this.")
+    min_image_pixels: int | None = Field(
+        default=None, ge=1, le=_MOST_PIXELS, description="The processor enlarges images below this."
+    )
+    max_image_pixels: int | None = Field(
+        default=None, ge=1, le=_MOST_PIXELS, description="The processor shrinks images above this."
+    )
     calibration: Calibration | None = Field(
         default=None, description="When its answers are to be trusted, for mode adaptive (`sifthinker calibrate`)."
     )

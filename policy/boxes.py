@@ -23,6 +23,7 @@ Box = tuple[float, float, float, float]
 Size = tuple[int, int]
 """(width, height) in pixels."""
 
+_HUGE = 1e150  # beyond it an area is not finite
 WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 """The whole image."""
 
@@ -169,7 +170,10 @@ def iou(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def pairwise_iou(a_xyxy: npt.ArrayLike, b_xyxy: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """IoU of each box of one list with each of another: (N, 4) and (M, 4) give (N, M)."""
+    """IoU of each box of one list with each of another: (N, 4) and (M, 4) give (N, M).
+
+    A box with a number that is not finite, or beyond 1e150, covers nothing; so too in `union_iou` and `hiou`.
+    """
     a, b = _as_xyxy(a_xyxy, "a_xyxy"), _as_xyxy(b_xyxy, "b_xyxy")
     low = np.maximum(a[:, None, :2], b[None, :, :2])  # (N, M, 2)
     high = np.minimum(a[:, None, 2:], b[None, :, 2:])
@@ -233,10 +237,15 @@ def best_matching(gain: npt.ArrayLike) -> list[tuple[int, int]]:
     """The one-to-one pairs (row, column) of an (N, M) table with the largest sum: min(N, M) pairs, by row.
 
     The Hungarian method by shortest augmenting paths with potentials, O(min² · max).
+
+    Raises:
+        ValueError: it is no table, or holds a number that is not finite.
     """
     table = np.asarray(gain, dtype=np.float64)
     if table.ndim != 2:
         raise ValueError(f"expected a table of shape (N, M), got {table.shape}")
+    if not np.isfinite(table).all():
+        raise ValueError("expected finite numbers in the table, got one that is not")
     if table.shape[0] > table.shape[1]:
         return sorted((row, column) for column, row in best_matching(table.T))
     cost = -table
@@ -275,4 +284,5 @@ def _as_xyxy(boxes: npt.ArrayLike, name: str) -> npt.NDArray[np.float64]:
         return array.reshape(0, 4)
     if array.ndim != 2 or array.shape[1] != 4:
         raise ValueError(f"expected {name} of shape (N, 4), got {array.shape}")
-    return array
+    covers = (np.abs(array) < _HUGE).all(axis=1, keepdims=True)  # false with a NaN
+    return array if covers.all() else np.where(covers, array, 0.0)

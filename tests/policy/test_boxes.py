@@ -232,6 +232,25 @@ def test_a_matching_needs_a_table() -> None:
         best_matching([0.1, 0.2])
 
 
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_a_matching_of_numbers_that_are_none_is_refused_and_does_not_go_on_for_ever(number: float) -> None:
+    with pytest.raises(ValueError, match="finite"):
+        best_matching([[number, number], [number, 0.5]])
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf, 1e308, -1e308, 1e200])
+@pytest.mark.parametrize("side", range(4))
+def test_boxes_of_numbers_that_are_none_cover_nothing(number: float, side: int) -> None:
+    strange = [number if side == index else value for index, value in enumerate((0.1, 0.1, 0.6, 0.6))]
+    usual = (0.1, 0.1, 0.6, 0.6)
+    assert pairwise_iou([strange, usual], [usual]).tolist() == [[0], [pytest.approx(1)]]
+    assert union_iou([strange], [usual]) == 0
+    assert union_iou([strange, usual], [usual]) == pytest.approx(1)
+    assert hiou([strange], [usual]) == 0
+    assert hiou([strange, usual], [usual]) == pytest.approx((1 + 1 / 2) / 2)
+    assert math.isfinite(iou(strange, usual))
+
+
 @given(st.lists(boxes(), min_size=1, max_size=4), st.lists(boxes(), min_size=1, max_size=4))
 def test_hiou_is_symmetric_and_in_range(a: list[Box], b: list[Box]) -> None:
     assert hiou(a, b) == pytest.approx(hiou(b, a))

@@ -1,0 +1,51 @@
+"""A profile comes with a checkpoint: nothing in it may cost memory without bounds, or steer a terminal."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sifthinker.policy.base import PolicyProfile
+from sifthinker.policy.errors import PolicyLoadError
+from sifthinker.policy.profiles import profile_of_folder
+
+FILE = "sifthinker.json"
+
+
+@pytest.mark.parametrize(
+    "field", ["rgb_px", "depth_px", "crop_px", "vision_patch_px", "min_image_pixels", "max_image_pixels"]
+)
+@pytest.mark.parametrize("value", [0, -1, 10**12, 1e300, "NaN", [4], "1e9"])
+def test_sizes_that_no_picture_should_be_brought_to_are_refused(field: str, value: object, tmp_path: Path) -> None:
+    (tmp_path / FILE).write_text(json.dumps({field: value}))
+    with pytest.raises(PolicyLoadError, match=field):
+        profile_of_folder(tmp_path)
+
+
+def test_a_crop_is_never_enlarged_beyond_bounds() -> None:
+    profile = PolicyProfile(name="p", crop_px=8000, vision_patch_px=1024)
+    assert max(profile.shown_size((1, 1), "crop")) <= 8192
+    assert max(profile.shown_size((8000, 160), "crop")) <= 8192
+
+
+def test_its_words_cannot_steer_a_terminal(tmp_path: Path) -> None:
+    said = "a\x1b]0;taken\x07b\x9b2Jc\ud800"
+    (tmp_path / FILE).write_text(
+        json.dumps({"name": said, "family": said, "domain": said, "notes": [said, "x" * 9999]})
+    )
+    profile = profile_of_folder(tmp_path)
+    assert profile is not None
+    for words in (profile.name, profile.family, profile.domain, *profile.notes):
+        assert words is not None
+        assert not any(character < " " or "\x7f" <= character <= "\x9f" for character in words)
+        assert len(words) <= 1000
+        words.encode()
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"[" * 100_000, b'{"name": ' * 50_000, b"", b"null", b'{"a":NaN}'])
+def test_a_file_that_is_no_profile_is_told(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / FILE).write_bytes(content)
+    with pytest.raises(PolicyLoadError, match=FILE):
+        profile_of_folder(tmp_path)
