@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import threading
 from collections import OrderedDict
@@ -18,6 +19,7 @@ from sifthinker.policy.image_files import ImageLimits, open_checked
 # What this program wrote itself was checked before it was put here.
 _OWN_FILES = ImageLimits(max_bytes=10**9, max_pixels=10**9, max_edge=10**6, max_aspect=10**6)
 _HASH = re.compile(r"[0-9a-f]{64}")
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 
 
 def image_hash(image: Image.Image) -> str:
@@ -92,7 +94,7 @@ class FolderImageStore:
         image = image if image.mode == "RGB" else image.convert("RGB")
         sha256 = image_hash(image)
         target = self._file(sha256)
-        if not target.exists():
+        if not _is_whole(target):
             write_whole(target, lambda part: image.save(part, "PNG", compress_level=1), on_disk=False)
         return sha256
 
@@ -107,6 +109,16 @@ class FolderImageStore:
 
     def _file(self, sha256: str) -> Path:
         return self.path / f"{sha256}.png"
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a PNG file is there to its end: a power failure may leave its name with half of it, or nothing."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - len(_PNG_END)))
+            return file.read() == _PNG_END
+    except OSError:
+        return False
 
 
 def _not_stored(sha256: str) -> ImageError:

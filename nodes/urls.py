@@ -40,7 +40,7 @@ def fetch(url: str, *, max_bytes: int, timeout: float, resolver: Resolver | None
     """
     deadline = time.monotonic() + timeout
     parts, host, port = _split(url)
-    address = _public_address(host, port, resolver or _system_resolver)
+    address = _public_address(host, port, _in_time(resolver or _system_resolver, deadline, timeout))
     connection = _Pinned(parts.scheme == "https", host, port, address, deadline)
     watchdog = threading.Timer(timeout, connection.abort)
     watchdog.daemon = True
@@ -104,6 +104,31 @@ def _public_address(host: str, port: int, resolver: Resolver) -> str:
             "url", f"The host {host!r} is not in the public internet: save the image to a file and name that."
         )
     return addresses[0]
+
+
+def _in_time(resolver: Resolver, deadline: float, timeout: float) -> Resolver:
+    """A resolver that ends by the deadline: the system's may wait for a name server for minutes."""
+
+    def resolve(host: str, port: int) -> Sequence[str]:
+        found: list[Sequence[str]] = []
+        failed: list[Exception] = []
+
+        def work() -> None:
+            try:
+                found.append(resolver(host, port))
+            except (OSError, UnicodeError, ValueError) as error:
+                failed.append(error)
+
+        worker = threading.Thread(target=work, daemon=True)
+        worker.start()
+        worker.join(max(0.0, deadline - time.monotonic()))
+        if failed:
+            raise failed[0]
+        if not found:
+            raise ImageError("url", f"The host {host!r} was not found within {timeout:g} seconds: check its spelling.")
+        return found[0]
+
+    return resolve
 
 
 def _system_resolver(host: str, port: int) -> list[str]:

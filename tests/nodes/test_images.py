@@ -349,3 +349,11 @@ def test_two_processes_may_share_a_folder(tmp_path: Path) -> None:
     one, two = FolderImageStore(tmp_path), FolderImageStore(tmp_path)
     assert np.array_equal(np.asarray(two.get(one.put(picture()))), np.asarray(picture()))
     assert [path.suffix for path in tmp_path.iterdir()] == [".png"]
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.5, 0.99])
+def test_a_file_that_a_power_failure_left_half_is_written_again(kept: float, tmp_path: Path) -> None:
+    store = FolderImageStore(tmp_path)
+    path = tmp_path / f"{store.put(picture())}.png"
+    path.write_bytes(path.read_bytes()[: int(kept * path.stat().st_size)])
+    assert np.array_equal(np.asarray(store.get(store.put(picture()))), np.asarray(picture()))

@@ -157,6 +157,10 @@ def test_the_connection_goes_to_the_address_that_was_checked(asked: list[tuple[s
         "2002:7f00:1::",
         "64:ff9b::7f00:1",
         "64:ff9b::a9fe:a9fe",
+        "::127.0.0.1",
+        "::ffff:0:127.0.0.1",
+        "192.0.0.1",
+        "198.18.0.1",
     ],
 )
 def test_no_private_address_is_connected_to(address: str, asked: list[tuple[str, int]]) -> None:
@@ -165,6 +169,24 @@ def test_no_private_address_is_connected_to(address: str, asked: list[tuple[str,
         with pytest.raises(ImageError) as caught:
             load_image("http://inside.example/", allow_urls=True, resolver=lambda host, port, a=addresses: a)
         assert caught.value.reason == "url"
+    assert asked == []
+
+
+def test_a_silent_name_server_is_waited_for_no_longer_than_the_limit(
+    asked: list[tuple[str, int]],
+) -> None:
+    released = threading.Event()
+
+    def resolver(host: str, port: int) -> list[str]:
+        released.wait(20)
+        return [PUBLIC]
+
+    started = time.monotonic()
+    with pytest.raises(ImageError, match="not found within") as caught:
+        load_image("http://slow.example/", allow_urls=True, resolver=resolver, limits=ImageLimits(max_url_seconds=0.2))
+    released.set()
+    assert time.monotonic() - started < 10
+    assert caught.value.reason == "url"
     assert asked == []
 
 
