@@ -8,10 +8,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from sifthinker.policy.boxes import Size, hiou
 from sifthinker.policy.errors import DataError
+from sifthinker.policy.image_files import DECODER_ERRORS
 from sifthinker.training.benchmarks.base import Asked, Benchmark, InTable, Picture, need, pixel_boxes, text_field
 from sifthinker.training.benchmarks.card import Card
 from sifthinker.training.benchmarks.choices import accuracy
@@ -137,5 +138,5 @@ def _size(value: Mapping[str, Any] | bytes | None, path: Path) -> Size:
     try:
         with Image.open(io.BytesIO(data or b""), formats=("PNG", "JPEG", "WEBP")) as image:
             return image.size
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except DECODER_ERRORS as error:
         raise DataError(f"{path} holds something that is no picture: {error}") from error

@@ -8,10 +8,11 @@ from pathlib import Path
 from sys import intern
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from sifthinker.policy.boxes import Box, BoxSpace, Size, clip, is_valid, to_unit
 from sifthinker.policy.errors import DataError, UsageError
+from sifthinker.policy.image_files import DECODER_ERRORS
 from sifthinker.training.compare.data import ImageFile, Question, QuestionSet, checked
 from sifthinker.training.data.samples import RowError, boxes_of, inside, row_name, short_text, text_of, texts_of
 from sifthinker.training.world.dataset import QuestionRecord, read_world
@@ -103,6 +104,7 @@ class JsonlQuestions(QuestionSet):
             if not isinstance(row, dict):
                 raise UsageError(f"{self.path}, line {number}: expected a JSON object, got {type(row).__name__}.")
             text_of(row, "image")
+            depth = None if row.get("depth") is None else text_of(row, "depth")
             question = Question(
                 id=row_name(row, ("id",), number),
                 text=text_of(row, "question"),
@@ -116,7 +118,7 @@ class JsonlQuestions(QuestionSet):
             raise UsageError(f"{self.path}, line {number} is not a question: {error}") from error
         except RowError as error:
             raise UsageError(f"{self.path}, line {number}: {error}") from error
-        self._files[question.id] = (intern(str(row["image"])), row.get("depth"))
+        self._files[question.id] = (intern(str(row["image"])), depth)
         self._questions.append(question)
 
     def _boxes(self, row: dict[str, Any]) -> tuple[Box, ...]:
@@ -146,7 +148,7 @@ def upright_size(path: Path) -> Size:
         with Image.open(path, formats=("PNG", "JPEG", "WEBP")) as image:
             width, height = image.size
             return (height, width) if image.getexif().get(_ORIENTATION) in _SIDEWAYS else (width, height)
-    except (OSError, UnidentifiedImageError) as error:
+    except DECODER_ERRORS as error:
         raise DataError(f"{path} cannot be read as a picture: {error}") from error
 
 

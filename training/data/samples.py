@@ -158,7 +158,12 @@ def inside(folder: Path, name: str, *, links: bool = False) -> Path:
     if not name or parts.is_absolute() or ".." in parts.parts or "\\" in name or ":" in name or "\0" in name:
         raise DataError(f"Expected a file name inside the data set's folder, got {_shown(name)}.")
     path = folder / parts
-    if not links and not path.resolve().is_relative_to(folder.resolve()):
+    try:
+        path.exists()  # half a surrogate pair, or a name that no file can have
+        leads_out = not links and not path.resolve().is_relative_to(folder.resolve())
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: links in a circle
+        raise DataError(f"{_shown(name)} can be the name of no file ({type(error).__name__}): correct it.") from error
+    if leads_out:
         raise DataError(f"{_shown(name)} is a link that leads out of the data set's folder: put the file itself there.")
     return path
 
