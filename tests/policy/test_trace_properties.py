@@ -48,6 +48,7 @@ FUZZ = settings(
 )
 
 TAGS = [f"<{mark}{name}>" for name in ("think", "area", "text", "answer") for mark in ("", "/")]
+SPACES = list(BoxSpace)
 REASONS = {
     "empty", "tag", "outside", "unclosed", "nested", "steps", "json", "keys", "no_box", "number", "range", "order",
     "depth", "answer", "surrogate",
@@ -257,7 +258,9 @@ def check(text: str, rng: random.Random) -> None:
     last = accepted(lambda: last_area_strict(text, require_depth=False), text)
     assert last is None or not tame or boxes == last
 
-    space = rng.choice(list(BoxSpace))
+    if rng.random() < 0.7:  # the other spaces differ in arithmetic alone
+        return
+    space = rng.choice(SPACES)
     check_recovered(parse_lenient(text, space=space, image_size=(64, 48), resized_size=(56, 56))[0])
     parse_span(text, space=space, image_size=(64, 48), resized_size=(56, 56))
     last_area(text, space=space, image_size=(64, 48), resized_size=(56, 56))

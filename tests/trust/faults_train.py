@@ -19,7 +19,7 @@ RECIPE = {
         "hidden": 48, "layers": 2, "heads": 2, "head_dim": 24, "mlp": 64,
         "vision_hidden": 32, "vision_layers": 1, "vision_heads": 2,
     },
-    "scenes": 2, "vision_scenes": 2, "vision_minutes": 0.03, "minutes": 0.06, "log_every": 1, "save_every_minutes": 0.0,
+    "scenes": 2, "vision_scenes": 2, "vision_minutes": 0.01, "minutes": 0.02, "log_every": 1, "save_every_minutes": 0.0,
 }  # fmt: skip
 
 
@@ -67,7 +67,7 @@ def killed(round: Round) -> None:
         child = start(command(round))
         while not (out(round) / "log.jsonl").exists() and child.process.is_alive():
             time.sleep(0.01)
-        time.sleep(round.rng.uniform(0, 4))
+        time.sleep(round.rng.uniform(0, 2.5))
         child.kill()
         outcome = child.wait()
     round.struck += outcome.killed
@@ -117,7 +117,7 @@ def two_at_once(round: Round) -> None:
 
 def damaged(round: Round) -> None:
     """A checkpoint that is damaged, or of another recipe, is told and left as it is."""
-    assert run(command(round, minutes=0.02, vision_minutes=0.02)).code == 0
+    assert run(command(round)).code == 0
     path = out(round) / "checkpoint.pt"
     whole = path.read_bytes()
     changed: dict[str, Any] = {}
