@@ -157,7 +157,7 @@ class CallReader:
             return None
         if not isinstance(read, dict) or not isinstance(read.get("name"), str):
             return None
-        arguments = next((read[key] for key in ("arguments", "args", "parameters") if key in read), {})
+        arguments: Any = next((read[key] for key in ("arguments", "args", "parameters") if key in read), {})
         if isinstance(arguments, str):  # JSON inside of JSON, as OpenAI's own form has it
             try:
                 arguments = json.loads(arguments)
