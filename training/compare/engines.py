@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
@@ -58,7 +59,7 @@ def in_processes(asking: Asking, processes: int) -> Engine:
         source = iter(jobs)
         first = list(islice(source, processes))  # no more processes than there is work
         workers = [_Worker(asking) for _ in first]
-        team, waiting = _Team(workers, asking.concurrency + 2), chain(first, source)
+        team, waiting = Team(workers, asking.concurrency + 2), chain(first, source)
         try:
             while True:
                 team.refill(waiting)
@@ -74,27 +75,29 @@ def in_processes(asking: Asking, processes: int) -> Engine:
     return run
 
 
-class _Team:
-    """Gives jobs out: those of one question to one worker, which has encoded its picture."""
+class Team:
+    """Gives jobs out: those of one question to one worker, which has encoded its picture.
+
+    Jobs of a worker that has enough are held for it, so that the others need not wait for it.
+    """
 
     def __init__(self, workers: list[_Worker], room: int) -> None:
-        self.workers = workers
-        self._room = room
+        self._room, self._most_held = room, room * len(workers)
+        self._held: dict[_Worker, deque[Job]] = {worker: deque() for worker in workers}
         self._worker_of: dict[str, _Worker] = {}
-        self._next: Job | None = None
 
     def refill(self, waiting: Iterator[Job]) -> None:
-        """Send jobs until there are no more, or the worker of the next one has enough."""
-        while True:
-            self._next = self._next or next(waiting, None)
-            if self._next is None:
+        """Send jobs until every worker has enough, or there are no more."""
+        while short := [worker for worker in self._held if len(worker.pending) < self._room]:
+            ready = next((worker for worker in short if self._held[worker]), None)
+            if ready is not None:
+                ready.send(self._held[ready].popleft())
+                continue
+            job = next(waiting, None) if sum(map(len, self._held.values())) < self._most_held else None
+            if job is None:
                 return
-            least = min(self.workers, key=lambda worker: len(worker.pending))
-            worker = self._worker_of.setdefault(self._next.question.id, least)
-            if len(worker.pending) >= self._room:
-                return
-            worker.send(self._next)
-            self._next = None
+            least = min(self._held, key=lambda worker: len(worker.pending) + len(self._held[worker]))
+            self._held[self._worker_of.setdefault(job.question.id, least)].append(job)
 
 
 class _Worker:
