@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, cast, get_args
@@ -25,6 +26,7 @@ from sifthinker.policy.errors import SifthinkerError, UsageError
 
 PROMPT = "> "
 PAUSED_PROMPT = "look? "
+_BLINK_S = 0.1
 WHILE_PAUSED = {"stop", "help", "quit", "confirm"}
 """Commands that may come in place of a decision."""
 
@@ -216,6 +218,7 @@ class Chat:
 
     def _answer(self, parts: Iterator[FocusEvent | FocusResult]) -> None:
         """Show a run to its end, or to where it waits for a person. One that fails is not remembered."""
+        self._wait_for_the_stopped()
         try:
             self._show(parts)
         except (SifthinkerError, KeyboardInterrupt):
@@ -223,11 +226,19 @@ class Chat:
             raise
         self._new_image, self._options = None, ()
 
+    def _wait_for_the_stopped(self) -> None:
+        """Wait until the policy has let go of a stopped answer: a server may take long to say its first word."""
+        if self.agent.answering(self._thread_id):
+            with self.console.waiting("the stopped answer is still ending"):
+                while self.agent.answering(self._thread_id):
+                    time.sleep(_BLINK_S)
+
     def _show(self, parts: Iterator[FocusEvent | FocusResult]) -> None:
         with self.console.waiting("looking"):
             for part in parts:
                 if isinstance(part, FocusResult):
                     self.console.finish(part)
+                    self.console.say()
                     continue
                 self.console.show(part)
                 if isinstance(part, FocusPaused):

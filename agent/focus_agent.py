@@ -14,6 +14,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Command, Durability, Interrupt
 
+from sifthinker.agent.busy import alone, is_busy
 from sifthinker.agent.config import focus_config
 from sifthinker.agent.forking import paused_step, step_config
 from sifthinker.agent.result import FocusResult
@@ -31,9 +32,6 @@ Decision = FocusDecision | Mapping[str, Any] | str
 
 _RECURSION_LIMIT = 2 * 64 + 20  # supersteps: two for each of the most steps that can be allowed, and the rest
 _TASK = "__pregel_task_id"  # LangGraph's mark of a graph that runs inside another
-
-_busy: set[tuple[int, str, str]] = set()
-_busy_lock = threading.Lock()
 
 
 class FocusAgent(CompiledStateGraph[FocusState, FocusContext, FocusInput, FocusOutput]):
@@ -105,6 +103,11 @@ class FocusAgent(CompiledStateGraph[FocusState, FocusContext, FocusInput, FocusO
     def get_config_jsonschema(self, *, include: Sequence[str] | None = None) -> dict[str, Any]:
         """Nothing: settings go into `context`. (LangGraph's own would describe the policy, and cannot.)"""
         return {"type": "object", "properties": {}}
+
+    def answering(self, thread_id: str) -> bool:
+        """Whether a run on this thread is under way in this process: also one that was stopped, until its policy lets
+        go of the call."""
+        return is_busy((id(self.checkpointer), thread_id, ""))
 
     # ── questions ──
 
@@ -267,16 +270,8 @@ class FocusAgent(CompiledStateGraph[FocusState, FocusContext, FocusInput, FocusO
         if thread is None or not self.checkpointer or _TASK in configurable:
             yield
             return
-        key = (id(self.checkpointer), str(thread), str(configurable.get("checkpoint_ns", "")))
-        with _busy_lock:
-            if key in _busy:
-                raise UsageError(f"The conversation {thread!r} is being answered: wait for it, or use another thread.")
-            _busy.add(key)
-        try:
+        with alone((id(self.checkpointer), str(thread), str(configurable.get("checkpoint_ns", "")))):
             yield
-        finally:
-            with _busy_lock:
-                _busy.discard(key)
 
     def _durability(self, config: RunnableConfig | None, asked: Durability | None) -> Durability | None:
         nested = _TASK in self._configurable(config)

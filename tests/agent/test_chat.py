@@ -118,6 +118,19 @@ def test_undo_forgets_the_last_question_and_keeps_the_image(tmp_path: Path) -> N
     assert "Second?" not in told
 
 
+def test_after_undo_the_answer_before_is_the_last_one(tmp_path: Path) -> None:
+    typed = Typed(ScriptedPolicy(*focus_lines(LEFT, answer="first"), *focus_lines(RIGHT, answer="second")), "tools")
+    typed(f"/image {photo(tmp_path / 'a.png')}")
+    typed("First?")
+    typed("Second?")
+    typed("/undo")
+    assert "0.10, 0.20 – 0.40, 0.60" in typed("/steps")
+    typed(f"/save {tmp_path / 'run'}")
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["answer"] == "first"
+    typed("/undo")
+    assert "no answer yet" in typed("/steps")
+
+
 def test_an_interrupt_stops_the_answer_and_not_the_chat(tmp_path: Path) -> None:
     def interrupted(messages: object) -> str:
         raise KeyboardInterrupt

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import re
 import sqlite3
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -148,6 +151,26 @@ def test_ask_takes_tools_by_name():
     assert result.steps[0].findings
     *_, again = list(_stream())
     assert again.steps[0].findings
+
+
+def test_text_is_read_on_a_real_photograph():
+    """A page of print, photographed aslant and unevenly lit; it comes with scikit-image."""
+    pytest.importorskip("rapidocr", reason="needs the extra ocr")
+    pytest.importorskip("onnxruntime", reason="needs the extra ocr")
+    found = importlib.util.find_spec("skimage")
+    page = found and Path(found.origin).parent / "data" / "page.png"
+    if not page or not page.is_file():
+        pytest.skip("needs the photograph of a page in scikit-image")
+    asks = '<think><area>[{"bbox_2d":[0,0,0.8,0.25],"tool":"read_text"}]</area>'
+
+    def answers(messages):
+        read = re.search(r"read_text\(\): text: (.+)", messages[-1].text)[1]
+        return f"<text>A heading.</text></think><answer>{read}</answer>"
+
+    result = ask(page, "What is it about?", policy=native(asks, answers), depth="none", tools=["read_text"])
+    assert "region-based segmentation" in " ".join(result.answer.lower().replace("|", " ").split())
+    assert "coins" not in result.answer  # that stands below the box
+    assert result.warnings == []
 
 
 def _stream():
