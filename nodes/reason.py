@@ -69,7 +69,7 @@ def reason(state: FocusState, runtime: Runtime[FocusContext]) -> dict[str, list[
     new: list[Turn] = [turn]
     if not reading.answer and not final:
         after = spent(look, [*turns, turn], depth_shown=depth_shown)
-        budget = used_up(after, context.config, step_wanted=bool(reading.boxes))
+        budget = used_up(after, context.config, step_wanted=bool(reading.boxes) or to_weigh)
         if to_weigh and budget is None:  # tools are tried next, so nothing more is asked of this completion
             warnings += [f"{over}."] if over is not None else []
         else:

@@ -352,3 +352,18 @@ def test_on_the_command_line_it_says_why_it_did_or_did_not_go_on(capsys):
     assert told["adaptive"]["why"] in " ".join(capsys.readouterr().out.split())
     assert run_cli(["ask", str(SCENE), QUESTION, "--mode", "adaptiv"]) == 2
     assert "'adaptive'" in capsys.readouterr().err
+
+
+def test_without_an_answer_and_without_steps_for_tools_the_policy_is_asked_for_its_answer():
+    unfinished = trace(WHOLE, LEFT).partition("<answer>")[0]
+    policy = ScriptedPolicy(unfinished, "<answer>red</answer>")
+    result = run(policy, max_steps=0)
+
+    assert (policy.calls, result.answer) == (2, "red")
+    assert any("0 focus steps is used up: the policy was asked for its answer" in words for words in result.warnings)
+
+
+def test_no_answer_from_a_policy_that_has_none_is_said():
+    result = run(ScriptedPolicy("", ""), max_steps=0)
+    assert result.answer == ""
+    assert any("no answer, not even when asked for it" in warning for warning in result.warnings)

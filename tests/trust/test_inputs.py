@@ -39,3 +39,8 @@ def test_every_check_of_the_long_run_has_its_quick_version() -> None:
     assert {row.name for row in crowd.rows()} == {
         "threads", "tasks", "served", "embedded", "memory", "memory_embedded",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("number", [596, 907])
+def test_policies_that_once_ended_a_run_untold_do_so_no_more(number: int) -> None:
+    assert inputs.misbehaved(number) is None
