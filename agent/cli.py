@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -249,6 +250,7 @@ def main() -> None:
             stream.reconfigure(errors="replace")  # a terminal that lacks a character must not end the run
     if "--debug" not in sys.argv:
         sys.excepthook = _one_sentence
+        warnings.filterwarnings("ignore", module=r"PIL\.")  # what it says of odd files is said in our notes
     sys.exit(run(sys.argv[1:]))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 from PIL import Image
 
@@ -23,11 +25,27 @@ _UPRIGHT = {
 def set_upright(image: Image.Image, notes: list[str]) -> Image.Image:
     """Apply the EXIF orientation once. Broken EXIF data leaves the image as it is, and says so."""
     try:
-        orientation = image.getexif().get(_ORIENTATION_TAG, 1)
+        exif = image.getexif()
+        orientation = exif.get(_ORIENTATION_TAG, 1)
+        broken = not exif and _claims_entries(image.info.get("exif"))
     except DECODER_ERRORS:
+        broken = True
+    if broken:
         notes.append("The image's EXIF data is broken; it is taken as upright.")
         return image
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+
+
+def _claims_entries(exif: object) -> bool:
+    """Whether EXIF data says that it holds anything: the decoder passes over broken data without an error."""
+    if not isinstance(exif, bytes):
+        return False
+    data = exif.removeprefix(b"Exif\0\0")
+    if len(data) < 10:
+        return bool(data)
+    order: Literal["little", "big"] = "little" if data[:2] == b"II" else "big"
+    start = int.from_bytes(data[4:8], order)
+    return data[start : start + 2] != b"\0\0"
 
 
 def to_rgb(image: Image.Image) -> tuple[Image.Image, list[str]]:

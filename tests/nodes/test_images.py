@@ -111,10 +111,25 @@ def test_every_exif_orientation_is_set_upright_once(orientation: int, format: st
     assert load_image(load_image(data).image).sha256 == load_image(data).sha256
 
 
-def test_broken_exif_data_is_said_and_the_image_taken_as_it_is() -> None:
-    data = encoded(picture(), exif=b"Exif\x00\x00" + b"II*\x00" + b"\x08\x00\x00\x00" + b"\xff" * 40)
-    loaded = load_image(data)
+@pytest.mark.filterwarnings("ignore:.*EXIF:UserWarning")
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize(
+    "exif",
+    [b"II*\0\x08\0\0\0" + b"\xff" * 40, b"II*\0\x08\0\0\0\x05\0\x12\x01", b"MM\0*\0\0\xff\xff" + bytes(9), b"II*\0"],
+)
+def test_broken_exif_data_is_said_and_the_image_taken_as_it_is(exif: bytes, format: str) -> None:
+    loaded = load_image(encoded(picture(), format, exif=b"Exif\0\0" + exif))
     assert loaded.size == (40, 30)
+    assert [note for note in loaded.warnings if "EXIF data is broken" in note] == list(loaded.warnings)
+    assert len(loaded.warnings) == 1
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_exif_data_without_an_orientation_is_no_fault(format: str) -> None:
+    exif = Image.Exif()
+    exif[0x010E] = "a description"
+    assert load_image(encoded(picture(), format, exif=exif)).warnings == ()
+    assert load_image(encoded(picture(), format, exif=b"Exif\0\0II*\0\x08\0\0\0\0\0\0\0\0\0")).warnings == ()
 
 
 def test_transparency_is_laid_on_white_and_said() -> None:
