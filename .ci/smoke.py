@@ -30,7 +30,7 @@ from sifthinker.agent import ask
 
 result = ask("a.png", "What?")
 answer: str = result.answer
-ask(1)  # wrong: no question
+ask("a.png")  # wrong: no question
 """
 
 
