@@ -75,6 +75,7 @@ class DepthAnythingV2(nn.Module):
             init_values=1.0,
             num_classes=0,
             dynamic_img_size=True,
+            act_layer=_Gelu,
         )
         self.depth_head = DPTHead(self.config)
 
@@ -188,6 +189,13 @@ class DepthAnythingV2(nn.Module):
             low, high = raw.min(), raw.max()
             raw = raw.sub_(low).div_((high - low).clamp_min(1e-12))
         return DepthMap(raw.neg_().add_(1).clamp_(0, 1).cpu().numpy(), source=self.name)
+
+
+class _Gelu(nn.Module):
+    """GELU. Where nothing is learnt it overwrites its input, the largest tensor of a block."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.gelu(x) if torch.is_grad_enabled() else torch.ops.aten.gelu_(x)
 
 
 class DPTHead(nn.Module):
