@@ -32,13 +32,14 @@ def figures(repeat: int, *, count: int = QUESTIONS) -> Iterator[Figure]:
             repeat, lambda agent=agent: at_once(policy, agent, asked), lambda agent=agent: in_turn(policy, agent, asked)
         )
         same = [sum(a == b for a, b in zip(row[0][0], row[1][0], strict=True)) for row in found]
-        seconds = [sorted(row[way][1] for row in found)[len(found) // 2] for way in (0, 1)]
+        seconds, work = ([sorted(row[way][at] for row in found)[len(found) // 2] for way in (0, 1)] for at in (1, 2))
         yield Figure(
             f"{count} concurrent graph runs, mode {mode}: throughput",
             [row[1][1] / row[0][1] for row in found],
             LOOP,
             at_least=3,
-            note=f"{seconds[0]:.2f} and {seconds[1]:.2f} s",
+            note=f"{seconds[0]:.2f} and {seconds[1]:.2f} s; of processor time {work[0]:.2f} and {work[1]:.2f} s, "
+            f"{work[1] / work[0]:.2f} ×",
         )
         yield Figure(f"{count} concurrent graph runs, mode {mode}: same answers", same, LOOP, f"of {count}", count)
     batch, loop = (lambda: generated(policy, asked, together=True)), (lambda: generated(policy, asked, together=False))
@@ -50,14 +51,18 @@ def figures(repeat: int, *, count: int = QUESTIONS) -> Iterator[Figure]:
     yield Figure(f"`generate_batch` of {count}: same completions", same, LOOP, f"of {count}")
 
 
-def at_once(policy: LocalPolicy, agent: FocusAgent, asked: tuple[Asked, ...]) -> tuple[list[str], float]:
-    """Answers and seconds, a thread for each question."""
+Run = tuple[list[str], float, float]
+"""Answers, seconds by the clock, and of processor time."""
+
+
+def at_once(policy: LocalPolicy, agent: FocusAgent, asked: tuple[Asked, ...]) -> Run:
+    """A thread for each question."""
     with ThreadPoolExecutor(len(asked)) as pool:
         return _answers(policy, lambda ask: list(pool.map(ask, asked)), agent)
 
 
-def in_turn(policy: LocalPolicy, agent: FocusAgent, asked: tuple[Asked, ...]) -> tuple[list[str], float]:
-    """Answers and seconds, question by question."""
+def in_turn(policy: LocalPolicy, agent: FocusAgent, asked: tuple[Asked, ...]) -> Run:
+    """Question by question."""
     return _answers(policy, lambda ask: [ask(one) for one in asked], agent)
 
 
@@ -75,10 +80,8 @@ def generated(policy: LocalPolicy, asked: tuple[Asked, ...], *, together: bool) 
     return [one.text for one in made], time.perf_counter() - began
 
 
-def _answers(
-    policy: LocalPolicy, run: Callable[[Callable[[Asked], str]], list[str]], agent: FocusAgent
-) -> tuple[list[str], float]:
+def _answers(policy: LocalPolicy, run: Callable[[Callable[[Asked], str]], list[str]], agent: FocusAgent) -> Run:
     policy.forget()
-    began = time.perf_counter()
+    began, own = time.perf_counter(), time.process_time()
     answers = run(lambda one: agent.ask(one.question, image=one.image, options=one.options).answer)
-    return answers, time.perf_counter() - began
+    return answers, time.perf_counter() - began, time.process_time() - own
