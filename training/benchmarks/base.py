@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Self
 
 from PIL import Image
 
-from sifthinker.nodes.images import load_image
+from sifthinker.nodes.images import ImageSource, load_image
 from sifthinker.policy.boxes import Box, BoxSpace, Size, clip, is_valid, to_unit
 from sifthinker.policy.errors import DataError, UsageError
 from sifthinker.training.benchmarks.card import Card
@@ -138,7 +138,7 @@ class Benchmark(QuestionSet):
         return inside(self.images_root, name)
 
 
-def side_by_side(files: Sequence[ImageFile]) -> bytes:
+def side_by_side(files: Sequence[ImageSource]) -> bytes:
     """Pictures in one row, the first on the left, of one height, as PNG: a question here is about one picture."""
     images = [load_image(file).image for file in files]
     height = min(image.height for image in images)
