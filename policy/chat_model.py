@@ -39,8 +39,8 @@ class FocusChatModel(BaseChatModel):
     """A policy that answers LangChain messages: text and images (base64), streaming, token counts, tools.
 
         model = FocusChatModel(policy="openai:Qwen/Qwen3-VL-8B-Instruct@http://localhost:8000")
-        model.invoke([HumanMessage(content=[{"type": "text", "text": "What is this?"},
-                                            {"type": "image", "base64": data, "mime_type": "image/png"}])])
+        picture = {"type": "image", "base64": data, "mime_type": "image/png"}
+        model.invoke([HumanMessage([{"type": "text", "text": "What is this?"}, picture])])
 
     Tools (`bind_tools`) and structured output (`with_structured_output`) are asked for in words and read from what the
     policy writes, so they work as well as it follows instructions; one that was trained on the trace alone (the
