@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -196,7 +197,13 @@ def _resume(out: Path, settings: DepthTraining, *parts: Any) -> int:
     path = out / "checkpoint.pt"
     if not path.exists():
         return 0
-    saved = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        saved = {name: saved[name] for name in ("step", "settings", "parts")}
+    except (RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
+        raise DepthError(
+            f"{path} is no checkpoint of this training, or is damaged: remove it, or name another folder."
+        ) from error
     if saved["settings"] != settings.model_dump():
         raise DepthError(f"The checkpoint in {str(out)!r} was made with other settings: give these, or another folder.")
     for part, state in zip(parts, saved["parts"], strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 
 import torch
@@ -47,17 +48,20 @@ def export_policy(run: Path, out: Path, *, ema: bool = True, scores: Path | None
         scores: what `sifthinker train score --json` wrote, for the model card.
 
     Raises:
-        UsageError: the run has no checkpoint. DataError: the folder cannot be written.
+        UsageError: the run has no checkpoint. DataError: it is damaged, or the folder cannot be written.
     """
     path = run / "checkpoint.pt"
     if not path.is_file():
         raise UsageError(f"No checkpoint in {str(run)!r}: it is written a few minutes after training has begun.")
-    state = torch.load(path, weights_only=True)
+    try:
+        state = torch.load(path, weights_only=True)
+        saved = state["ema" if ema else "params"]
+    except (RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
+        raise DataError(f"{path} is no checkpoint of a training from scratch, or is damaged.") from error
     tokenizer = build_tokenizer(corpus())
     recipe_path = run / "recipe.json"
     recipe = ScratchRecipe.model_validate_json(recipe_path.read_text()) if recipe_path.is_file() else ScratchRecipe()
     model = build_model(tokenizer, recipe.model)
-    saved = state["ema" if ema else "params"]
     with torch.no_grad():
         for parameter, value in zip(model.parameters(), saved, strict=False):  # the auxiliary head comes after
             parameter.copy_(value)
