@@ -90,7 +90,7 @@ def whisker(interval: Interval, style: str, *, low: float = 0.0, high: float = 1
 def _labels(dots: Sequence[tuple[float, float, str]]) -> list[tuple[float, float, str]]:
     """Where the names stand: beside their dots, the left ones on the right and the other way round, none on another."""
     placed: dict[int, tuple[float, float, str]] = {}
-    taken: list[tuple[float, float, float]] = []  # left, right, baseline
+    taken = [(x - 7, x + 7, y + 4) for x, y, _ in dots]  # left, right, baseline: the dots themselves first
     for index in sorted(range(len(dots)), key=lambda one: dots[one][1]):
         x, y, name = dots[index]
         width = 7.2 * len(name)
