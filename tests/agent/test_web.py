@@ -56,24 +56,24 @@ def test_a_question_is_answered_step_by_step():
 
 
 @visual_tool(always=True)
-def mirrored(region: Region) -> Found:
+def upended(region: Region) -> Found:
     """The crop as in a mirror."""
     return Found("turned about", region.crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
 
 
 def test_what_a_visual_tool_gave_back_comes_with_its_step_and_its_picture_can_be_had():
-    with serving(scripted_agent(*focus_lines(LEFT), tools=[mirrored])) as address:
+    with serving(scripted_agent(*focus_lines(LEFT), tools=[upended])) as address:
         tab = Tab(address)
         tab.upload(png())
         events = tab.ask("What colour?")
         [used] = [event for event in events if event["kind"] == "tool"]
-        assert (used["step"], used["call"], used["text"]) == (1, "mirrored()", "turned about")
+        assert (used["step"], used["call"], used["text"]) == (1, "upended()", "turned about")
         [found] = events[-1]["result"]["steps"][0]["findings"]
-        assert found == {"box": 0, "call": "mirrored()", "text": "turned about", "picture_id": used["picture_id"]}
+        assert found == {"box": 0, "call": "upended()", "text": "turned about", "picture_id": used["picture_id"]}
         shown = tab.get(f"images/{used['picture_id']}/rgb")
         assert Image.open(io.BytesIO(shown.content)).size == (32, 24)
         report = tab.get("questions/1/report.html").text
-        assert "picture made by mirrored() at step 1" in report
+        assert "picture made by upended() at step 1" in report
         assert Tab(address).get(f"images/{used['picture_id']}/rgb").status_code == 404  # another conversation
 
 
