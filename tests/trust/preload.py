@@ -21,3 +21,9 @@ with suppress(ImportError):  # extras that are not installed
     import sifthinker.training.data.build
     import sifthinker.training.data.cli
     import sifthinker.training.data.tables  # noqa: F401
+
+
+def tell_imported() -> None:
+    """Print what of the command line is there before it begins, and whether torch is."""
+    wanted = ("sifthinker.agent.asking", "sifthinker.agent.cli", "langgraph.graph", "sifthinker.policy.remote")
+    print(*(name in sys.modules for name in wanted), "torch" in sys.modules)
