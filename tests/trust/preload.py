@@ -3,6 +3,7 @@
 No torch: its threads and a fork do not go together.
 """
 
+import sys
 from contextlib import suppress
 
 import sifthinker.agent.asking
