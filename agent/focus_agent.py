@@ -16,7 +16,7 @@ from langgraph.types import Command, Durability, Interrupt
 
 from sifthinker.agent.busy import alone, is_busy
 from sifthinker.agent.config import focus_config
-from sifthinker.agent.forking import paused_step, step_config
+from sifthinker.agent.forking import go_back, paused_step
 from sifthinker.agent.result import FocusResult
 from sifthinker.agent.stopping import stoppable
 from sifthinker.nodes.context import FocusConfig, FocusContext, Mode
@@ -187,7 +187,7 @@ class FocusAgent(CompiledStateGraph[FocusState, FocusContext, FocusInput, FocusO
         """
         given = _decided(decision)
         thread = self._thread(thread_id) or {}
-        self.update_state(step_config(self, thread, step), {"turns": []}, as_node="reason")
+        go_back(self, thread, step)
         context = replace(self.context, pause_at=step)
         for part in self._run(None, thread, context):
             if given is None or not isinstance(part, FocusPaused):

@@ -38,6 +38,15 @@ def step_config(agent: CompiledStateGraph[Any, Any, Any, Any], thread: RunnableC
     raise UsageError(f"Expected a step from {min(found)} to {max(found)} of the last question, got {step}.")
 
 
+def go_back(agent: CompiledStateGraph[Any, Any, Any, Any], thread: RunnableConfig, step: int) -> None:
+    """Make that checkpoint the thread's newest: a run of the thread goes on before the step's crop.
+
+    Raises:
+        UsageError: the last question has no such step.
+    """
+    agent.update_state(step_config(agent, thread, step), {"turns": []}, as_node="reason")
+
+
 def paused_step(state: StateSnapshot) -> int | None:
     """The step before whose crop a run waits for a person; None where none waits."""
     for interrupt in state.interrupts:

@@ -84,6 +84,7 @@ def create_app(agent: FocusAgent | Loading, settings: WebSettings | None = None)
         Route(f"{session}/questions", desk.ask, methods=["POST"]),
         Route(f"{question}/events", desk.events),
         Route(f"{question}/decision", desk.decide, methods=["POST"]),
+        Route(f"{question}/fork", desk.fork, methods=["POST"]),
         Route(f"{question}/stop", desk.stop, methods=["POST"]),
         Route(f"{question}/report.html", desk.report),
         Route(f"{question}/result.json", desk.result),

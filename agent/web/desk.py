@@ -17,7 +17,15 @@ from sifthinker.agent.report import render_report, report_of
 from sifthinker.agent.result import FocusResult
 from sifthinker.agent.web.errors import Refused, busy, without_paths
 from sifthinker.agent.web.examples import example_bytes, examples_for
-from sifthinker.agent.web.intake import DecisionBody, ExampleBody, QuestionBody, picture_name, read_body, read_json
+from sifthinker.agent.web.intake import (
+    DecisionBody,
+    ExampleBody,
+    ForkBody,
+    QuestionBody,
+    picture_name,
+    read_body,
+    read_json,
+)
 from sifthinker.agent.web.loading import Loading
 from sifthinker.agent.web.pictures import picture_file
 from sifthinker.agent.web.runs import Run, Runner, events_of, forget_thread
@@ -188,6 +196,16 @@ class Desk:
         if run.state != "waiting":
             raise Refused(409, "This question does not wait for a decision any more.")
         self.runner.decide(agent, run, session.id, decision, confirm=body.confirm)
+        return JSONResponse({"number": run.number}, 202)
+
+    async def fork(self, request: Request) -> Response:
+        """Go back to a step of the newest question; it waits there for a person's decision on its boxes."""
+        session, agent = self._session(request), self.loading.agent()
+        run = session.run(request.path_params["number"])
+        body = await read_json(request, ForkBody, max_bytes=self.settings.max_body_bytes)
+        if run is not session.runs[-1] or run.state != "answered":
+            raise Refused(409, "Only the newest question can be gone back into, once it is answered.")
+        self.runner.fork(agent, run, session.id, body.step)
         return JSONResponse({"number": run.number}, 202)
 
     async def stop(self, request: Request) -> Response:

@@ -42,6 +42,14 @@ class DecisionBody(BaseModel):
     """Whether the next boxes are asked about as well."""
 
 
+class ForkBody(BaseModel):
+    """A step of an answered question to go back to."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    step: int = Field(ge=1, le=64)
+
+
 class ExampleBody(BaseModel):
     """Which of the example pictures."""
 

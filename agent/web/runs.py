@@ -18,6 +18,7 @@ from langgraph.types import Command
 from sifthinker.agent.config import focus_config
 from sifthinker.agent.focus_agent import FocusAgent
 from sifthinker.agent.forgetting import forget_unanswered
+from sifthinker.agent.forking import go_back, paused_step
 from sifthinker.agent.result import FocusResult
 from sifthinker.agent.web.errors import busy, sentence_for, without_paths
 from sifthinker.agent.web.views import result_view
@@ -82,6 +83,11 @@ class Run:
         action, boxes = ("stop", ()) if decision is None else (decision.action, decision.boxes)
         self._add({"kind": "decided", "action": action, "boxes": boxes}, "running")
 
+    def go_back(self, step: int) -> None:
+        """A person has gone back to a step, before its crop; what came after is left."""
+        self.record = None
+        self._add({"kind": "back", "step": step}, "running")
+
     def listen(self, awake: Callable[[], None]) -> None:
         """Call `awake` whenever there is something new."""
         with self._lock:
@@ -133,7 +139,19 @@ class Runner:
             Refused: the server is busy; the run waits on.
         """
         run.confirm = confirm
-        self._start(agent, run, thread_id, Command(resume=decision.model_dump(mode="json")), decision)
+        waiting = paused_step(agent.get_state(_thread(thread_id)))  # asks there whatever `confirm` says of later steps
+        given = Command(resume=decision.model_dump(mode="json"))
+        self._start(agent, run, thread_id, given, decision, pause_at=waiting)
+
+    def fork(self, agent: FocusAgent, run: Run, thread_id: str, step: int) -> None:
+        """Go back to a step of an answered question, which then waits for a person's decision on its boxes.
+
+        Raises:
+            Refused: the server is busy. UsageError: the question has no such step. In both cases the answer stays.
+        """
+        run.stop.clear()
+        run.confirm = False
+        self._start(agent, run, thread_id, None, pause_at=step)
 
     def stop_all(self) -> None:
         """End all runs at their next token."""
@@ -142,16 +160,29 @@ class Runner:
                 run.stop.set()
 
     def _start(
-        self, agent: FocusAgent, run: Run, thread_id: str, given: Any, decision: FocusDecision | None = None
+        self,
+        agent: FocusAgent,
+        run: Run,
+        thread_id: str,
+        given: Any,
+        decision: FocusDecision | None = None,
+        pause_at: int | None = None,
     ) -> None:
         if not self._slots.acquire(blocking=False):
             raise busy()
         if decision is not None:
             run.go_on(decision)
+        elif pause_at is not None:
+            try:
+                go_back(agent, _thread(thread_id), pause_at)
+            except BaseException:
+                self._slots.release()
+                raise
+            run.go_back(pause_at)
         with self._lock:
             self._running.add(run)
         config = focus_config(**{**dict(agent.context.config), "mode": run.mode, "interrupt_on_focus": run.confirm})
-        context = replace(agent.context, config=config, stop=run.stop, on_event=run.tell)
+        context = replace(agent.context, config=config, stop=run.stop, on_event=run.tell, pause_at=pause_at)
         work = threading.Thread(
             target=self._work, args=(agent, run, thread_id, given, context), name=f"sifthinker-web-{run.number}"
         )

@@ -285,6 +285,53 @@ def test_a_person_declines_and_the_policy_is_told_why():
     assert "There is nothing there." in agent.context.policy.heard[-1][-1].text
 
 
+def test_an_edited_box_counts_also_where_nothing_more_is_to_be_asked():
+    with serving(scripted_agent(*focus_lines(LEFT, RIGHT))) as address:
+        tab, events = paused(address)
+        tab.post("questions/1/decision", action="edit", boxes=[[0.25, 0.5, 0.75, 0.9]], confirm=False)
+        result = tab.events(1, after=len(events))[-1]["result"]
+    assert [step["edited"] for step in result["steps"]] == [True, False]
+
+
+def test_a_person_goes_back_to_a_step_and_looks_elsewhere_from_there():
+    lines = [*focus_lines(LEFT, RIGHT, answer="red"), "<text>so</text></think><answer>blue</answer>"]
+    agent = scripted_agent(*lines)
+    with serving(agent) as address:
+        tab = Tab(address)
+        tab.upload(png())
+        before = tab.ask("What colour?")
+        assert tab.post("questions/1/fork", step=2).status_code == 202
+        back = tab.events(1, after=len(before))
+        assert kinds(back) == ["back", "paused"]
+        assert back[1]["step"] == 2
+        tab.post("questions/1/decision", action="edit", boxes=[[0.2, 0.2, 0.4, 0.4]], confirm=False)
+        result = tab.events(1, after=len(before) + len(back))[-1]["result"]
+        report = tab.get("questions/1/report.html").text
+    assert result["answer"] == "blue"
+    assert [step["edited"] for step in result["steps"]] == [False, True]
+    assert len(agent.context.policy.heard) == len(lines), "what stands before the step is not asked again"
+    assert "blue" in report
+
+
+def test_only_a_step_of_the_newest_answered_question_can_be_gone_back_to():
+    lines = [*focus_lines(LEFT, answer="red"), "<answer>blue</answer>"]
+    with serving(scripted_agent(*lines)) as address:
+        tab = Tab(address)
+        tab.upload(png())
+        before = tab.ask("What colour?")
+        refused = tab.post("questions/1/fork", step=5)
+        assert (refused.status_code, error(refused)) == (
+            400,
+            "Expected a step from 1 to 1 of the last question, got 5.",
+        )
+        assert tab.events(1, after=len(before)) == [], "the answer stays"
+        assert tab.get("questions/1/report.html").status_code == 200
+        tab.ask("And now?", mode="direct")
+        assert tab.post("questions/1/fork", step=1).status_code == 409
+        refused = tab.post("questions/2/fork", step=1)
+        assert (refused.status_code, error(refused)[:37]) == (400, "The last question has no step to go b")
+
+
 def test_a_decision_that_cannot_be_used_leaves_the_run_waiting():
     with serving(scripted_agent(*focus_lines(LEFT))) as address:
         tab, events = paused(address)

@@ -271,6 +271,28 @@ def test_a_box_is_edited_with_the_mouse_before_the_crop(opened, picture):
         assert page.locator(".edit").count() == 0
 
 
+def test_a_person_goes_back_to_a_step_and_looks_elsewhere_from_there(opened, picture):
+    with serving(
+        agent(*focus_lines(LEFT, RIGHT, answer="red"), "<text>so</text></think><answer>blue</answer>")
+    ) as address:
+        page = opened(address)
+        take(page, picture)
+        ask(page)
+        assert page.locator(".back:visible").count() == 0
+        page.locator(".step .head").nth(1).click()
+        page.click(".back:visible")
+        page.wait_for_selector(".turn[data-state=waiting]")
+        assert page.locator(".step").count() == 2
+        assert page.is_checked("#rest"), "later steps are not asked about"
+        page.locator(".edit").focus()
+        page.keyboard.press("ArrowLeft")
+        page.click("#approve")
+        page.wait_for_selector(".turn[data-state=answered]")
+        assert page.inner_text(".answer .said") == "blue"
+        assert "set by a person" in page.locator(".step").nth(1).inner_text()
+        assert page.locator("text=Download the report").is_visible()
+
+
 def test_boxes_are_drawn_moved_and_removed_with_mouse_and_keyboard(opened, picture):
     with serving(agent(*focus_lines(LEFT))) as address:
         page = opened(address)

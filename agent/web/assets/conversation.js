@@ -101,7 +101,7 @@ const showOnStage = (turn, picture) => {
 };
 
 const mark = () => {
-  for (const turn of state.turns) turn.mark(turn === state.shown, stage.chosen);
+  for (const turn of state.turns) turn.mark(turn === state.shown, stage.chosen, turn === current());
 };
 
 const chooseStep = (turn, number) => {
@@ -124,6 +124,7 @@ const addTurn = (run) => {
     peek: (_, number) => {
       if (state.shown === turn) stage.peek(number);
     },
+    back: (_, number) => goBack(turn, number),
   });
   for (const earlier of state.turns) earlier.details.open = false;
   state.turns.push(turn);
@@ -218,6 +219,7 @@ const openDecision = (turn) => {
   stage.edit(true);
   state.decision = new Decision({
     request: run.request,
+    once: run.forked,
     most: state.offer.max_boxes,
     colour: state.offer.look.steps[(step - 1) % state.offer.look.steps.length],
     decide: (decision) => decide(turn, decision),
@@ -231,6 +233,16 @@ const openDecision = (turn) => {
   one("approve").focus({ preventScroll: true });
   one("decision").scrollIntoView({ block: "nearest" });
 };
+
+// Back to a step of the newest question, to look elsewhere from there.
+const goBack = (turn, step) =>
+  attempt(async () => {
+    if (turn !== current() || working()) throw new Trouble("Only the newest question can be gone back into, once it is answered.");
+    await call("POST", session(`/questions/${turn.run.number}/fork`), { step });
+    turn.started = performance.now();
+    follow(turn);
+    refresh();
+  });
 
 const closeDecision = () => {
   state.decision?.close();

@@ -7,8 +7,9 @@ const EDGES = ["left", "top", "right", "bottom"];
 const LEAST = 0.01;
 
 export class Decision {
-  // decide({action, boxes, reason, confirm}) sends it; changed(boxes) draws them elsewhere too.
-  constructor({ request, most, colour, decide, changed }) {
+  // decide({action, boxes, reason, confirm}) sends it; changed(boxes) draws them elsewhere too; `once`: later steps are
+  // not asked about unless the person says so.
+  constructor({ request, once, most, colour, decide, changed }) {
     this.proposed = request.boxes.map((box) => [...box.bbox_2d]);
     this.most = most;
     this.decide = decide;
@@ -24,7 +25,7 @@ export class Decision {
     });
     this.numbers = h("div", { class: "numbers" });
     this.reason = h("input", { type: "text", id: "reason", maxlength: 300, dir: "auto" });
-    this.rest = h("input", { type: "checkbox", id: "rest" });
+    this.rest = h("input", { type: "checkbox", id: "rest", checked: once });
     this.approve = h("button", { type: "button", class: "primary", id: "approve", onclick: () => this.send("approve") });
     this.adding = h(
       "button",

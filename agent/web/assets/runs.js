@@ -13,6 +13,7 @@ export const newRun = ({ number, question, mode, options = [], image }) => ({
   answer: "",
   hasDepth: false,
   request: null, // what a person is asked
+  forked: false, // whether a person has gone back to one of its steps
   result: null,
   problem: "",
   heard: 0,
@@ -56,6 +57,11 @@ const folds = {
   paused: (run, event) => {
     run.state = "waiting";
     run.request = event;
+  },
+  back: (run, event) => {
+    run.steps.length = Math.min(run.steps.length, event.step);
+    run.steps[event.step - 1] = newStep(stepOf(run, event.step).boxes);
+    Object.assign(run, { state: "running", forked: true, result: null, answer: "", warnings: [], weighed: "" });
   },
   decided: (run, event) => {
     const step = run.request && stepOf(run, run.request.step);

@@ -16,7 +16,7 @@ const depthWords = ({ depth, measured_depth: measured }) =>
   [depth !== null && `depth ${depth.toFixed(2)}`, measured !== null && `measured ${measured.toFixed(2)}`].filter(Boolean).join(", ");
 
 class StepCard {
-  constructor(number, colour, { choose, peek, cropAddress, pictureAddress }) {
+  constructor(number, colour, { choose, peek, back, cropAddress, pictureAddress }) {
     this.number = number;
     this.cropAddress = cropAddress;
     this.pictureAddress = pictureAddress;
@@ -33,6 +33,7 @@ class StepCard {
     this.boxes = h("ul", { class: "boxes" });
     this.crops = h("div", { class: "crops", hidden: true });
     this.findings = h("ul", { class: "findings", hidden: true });
+    this.back = h("button", { type: "button", class: "quiet back", hidden: true, onclick: () => back(number) }, "Look elsewhere from here");
     this.element = h(
       "li",
       { class: "step", style: { "--step": colour }, onmouseenter: () => peek(number), onmouseleave: () => peek(null) },
@@ -41,6 +42,7 @@ class StepCard {
       this.boxes,
       this.crops,
       this.findings,
+      this.back,
     );
   }
 
@@ -76,19 +78,22 @@ class StepCard {
     return h("li", { dir: "auto" }, h("code", {}, call), place, text && ` ${text}`, shown);
   }
 
-  mark(on) {
+  // Whether it is the chosen one, and whether a person may go back to it.
+  mark(on, open) {
+    this.back.hidden = !(on && open);
     this.element.classList.toggle("on", on);
     this.head.setAttribute("aria-pressed", String(on));
   }
 }
 
 export class Turn {
-  // session: its id; show(run): puts its steps on the stage; choose(run, number), peek(run, number): one of them.
-  constructor(run, { session, colours, show, choose, peek }) {
+  // session: its id; show(run): puts its steps on the stage; choose(run, number), peek(run, number): one of them;
+  // back(run, number): goes back to one.
+  constructor(run, { session, colours, show, choose, peek, back }) {
     this.run = run;
     this.session = session;
     this.colours = colours;
-    this.handlers = { choose: (number) => choose(run, number), peek: (number) => peek(run, number) };
+    this.handlers = { choose: (number) => choose(run, number), peek: (number) => peek(run, number), back: (number) => back(run, number) };
     this.started = performance.now();
     this.cards = [];
     this.answer = h("p", { class: "said", dir: "auto" });
@@ -137,6 +142,7 @@ export class Turn {
     });
     this.details.hidden = run.steps.length === 0;
     this.summary.textContent = counted(run.steps.length, "step");
+    if (!over) this.actions.hidden = true;
     if (over && run.result && this.actions.hidden) this.finish();
   }
 
@@ -191,10 +197,13 @@ export class Turn {
     this.actions.hidden = false;
   }
 
-  // Whether its steps are on the stage, and which of them is chosen.
-  mark(current, chosen) {
+  // Whether its steps are on the stage, which of them is chosen, and whether it is the last question.
+  mark(current, chosen, newest) {
+    const { result, state } = this.run;
+    const looked = result?.mode === "tools" || Boolean(result?.adaptive?.went_on);
+    const open = newest && state === "answered" && looked;
     this.element.classList.toggle("current", current);
     this.showing.hidden = current;
-    this.cards.forEach((card, index) => card.mark(current && chosen === index + 1));
+    this.cards.forEach((card, index) => card.mark(current && chosen === index + 1, open));
   }
 }
