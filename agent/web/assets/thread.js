@@ -142,7 +142,10 @@ export class Turn {
     });
     this.details.hidden = run.steps.length === 0;
     this.summary.textContent = counted(run.steps.length, "step");
-    if (!over) this.actions.hidden = true;
+    if (!over) {
+      this.actions.hidden = true;
+      this.cost.textContent = "";
+    }
     if (over && run.result && this.actions.hidden) this.finish();
   }
 
