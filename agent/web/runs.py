@@ -140,7 +140,7 @@ class Runner:
         """
         run.confirm = confirm
         waiting = paused_step(agent.get_state(_thread(thread_id)))  # asks there whatever `confirm` says of later steps
-        given = Command(resume=decision.model_dump(mode="json"))
+        given: Command[Any] = Command(resume=decision.model_dump(mode="json"))
         self._start(agent, run, thread_id, given, decision, pause_at=waiting)
 
     def fork(self, agent: FocusAgent, run: Run, thread_id: str, step: int) -> None:
