@@ -69,7 +69,7 @@ def modules(source: Path) -> None:
     count = 0
     for name, folder in packages(source).items():
         for path in (source / folder).glob("*.py"):
-            if path.stem != "__main__":
+            if path.stem not in ("__main__", "lmms_model"):  # the latter is imported by lmms-eval alone
                 importlib.import_module(name if path.stem == "__init__" else f"{name}.{path.stem}")
                 count += 1
     print(f"modules: {count} imported")
