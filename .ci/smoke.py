@@ -1,4 +1,3 @@
-# ruff: noqa: T201
 """What must hold of sifthinker as it is installed: run by .ci/dist in a clean environment, far from the source.
 
     python smoke.py SOURCE      SOURCE: the unpacked tree from which it was built
@@ -11,12 +10,15 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 import os
 import subprocess
 import sys
 import tomllib
 from importlib import metadata
 from pathlib import Path
+
+log = logging.getLogger("smoke")
 
 QUESTION = "Which is closer to the camera, the purple cylinder or the yellow cylinder?"
 ANSWER = "purple cylinder"
@@ -61,7 +63,7 @@ def files(source: Path) -> None:
     for model in ("policy", "depth"):
         for name in ("model.safetensors", "README.md"):
             assert (installed() / "policy" / "embedded" / model / name).is_file(), (model, name)
-    print(f"files: {count}, as they are in the source; weights and their cards inside")
+    log.info(f"files: {count}, as they are in the source; weights and their cards inside")
 
 
 def modules(source: Path) -> None:
@@ -72,7 +74,7 @@ def modules(source: Path) -> None:
             if path.stem not in ("__main__", "lmms_model"):  # the latter is imported by lmms-eval alone
                 importlib.import_module(name if path.stem == "__init__" else f"{name}.{path.stem}")
                 count += 1
-    print(f"modules: {count} imported")
+    log.info(f"modules: {count} imported")
 
 
 def types() -> None:
@@ -85,7 +87,7 @@ def types() -> None:
     done = subprocess.run([sys.executable, "-m", "mypy", *words], capture_output=True, text=True, check=False)
     assert "call-arg" in done.stdout, done.stdout + done.stderr
     assert len(done.stdout.splitlines()) == 1, done.stdout
-    print("types: known to mypy, which finds the one mistake of a user's file")
+    log.info("types: known to mypy, which finds the one mistake of a user's file")
 
 
 def command_line(source: Path) -> None:
@@ -108,17 +110,18 @@ def command_line(source: Path) -> None:
     missing = run("ask", "nowhere.png", QUESTION)
     assert missing.returncode in (1, 2), missing
     assert "Traceback" not in missing.stderr, missing.stderr
-    print(f"command line: {answer}")
+    log.info(f"command line: {answer}")
 
 
 def licences() -> None:
     """They travel with the distribution."""
     found = {Path(str(path)).name for path in metadata.files("sifthinker") or []}
     assert {"LICENSE", "LICENSES.md"} <= found, found
-    print(f"sifthinker {metadata.version('sifthinker')}, licences inside")
+    log.info(f"sifthinker {metadata.version('sifthinker')}, licences inside")
 
 
 if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     given = Path(sys.argv[1]).resolve()
     assert given not in installed().parents, "this is the source, and not what was installed"
     licences()

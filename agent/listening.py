@@ -7,9 +7,13 @@ import os
 import socket
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from sifthinker.policy.errors import UsageError
+
+if TYPE_CHECKING:
+    import uvicorn
 
 LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
 """How programs on this machine call it."""
@@ -90,3 +94,26 @@ def shown_address(host: str, port: int) -> str:
     """The address to call, as it is told to the person who started the server."""
     shown = "127.0.0.1" if host in _EVERY_ADDRESS else host
     return f"http://[{shown}]:{port}/" if ":" in shown else f"http://{shown}:{port}/"
+
+
+def quiet_server(app: Any, *, connections: int) -> uvicorn.Server:
+    """A server that says nothing of itself, and believes no proxy's word about who calls.
+
+    Args:
+        app: the ASGI application.
+        connections: most at a time; more are refused.
+    """
+    import uvicorn
+
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        ws="none",
+        limit_concurrency=connections,
+        timeout_keep_alive=10,
+        timeout_graceful_shutdown=1,
+    )
+    return uvicorn.Server(config)

@@ -14,7 +14,7 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from sifthinker.agent.listening import ServerNames
+from sifthinker.agent.listening import ServerNames, quiet_server
 from sifthinker.nodes.images import ImageLimits
 
 if TYPE_CHECKING:
@@ -60,20 +60,7 @@ def http_app(server: MCPServer[Any], access: HttpAccess | None = None, *, limits
 
 def serve(app: ASGIApp, listening: socket.socket) -> None:
     """Answer on this socket until the program is interrupted."""
-    import uvicorn
-
-    config = uvicorn.Config(
-        app,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        ws="none",
-        limit_concurrency=MAX_CONNECTIONS,
-        timeout_keep_alive=10,
-        timeout_graceful_shutdown=1,
-    )
-    uvicorn.Server(config).run(sockets=[listening])
+    quiet_server(app, connections=MAX_CONNECTIONS).run(sockets=[listening])
 
 
 class Gate:

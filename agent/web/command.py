@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from sifthinker.agent.extras import needing
-from sifthinker.agent.listening import ServerNames, is_loopback, listen, shown_address
+from sifthinker.agent.listening import ServerNames, is_loopback, listen, quiet_server, shown_address
 from sifthinker.agent.web.settings import WebSettings
 from sifthinker.policy.errors import SifthinkerError, UsageError
 
@@ -80,19 +80,7 @@ def run_web(
             import webbrowser
 
             webbrowser.open(address)
-        server = uvicorn.Server(
-            uvicorn.Config(
-                app,
-                log_level="warning",
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                ws="none",
-                limit_concurrency=256,
-                timeout_keep_alive=10,
-                timeout_graceful_shutdown=1,
-            )
-        )
+        server = quiet_server(app, connections=256)
         servers.append(server)
         if loading.error is not None:  # it came in between
             raise loading.error

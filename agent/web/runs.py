@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -170,15 +171,14 @@ class Runner:
     ) -> None:
         if not self._slots.acquire(blocking=False):
             raise busy()
-        if decision is not None:
-            run.go_on(decision)
-        elif pause_at is not None:
-            try:
+        with ExitStack() as refused:
+            refused.callback(self._slots.release)
+            if decision is not None:
+                run.go_on(decision)
+            elif pause_at is not None:
                 go_back(agent, _thread(thread_id), pause_at)
-            except BaseException:
-                self._slots.release()
-                raise
-            run.go_back(pause_at)
+                run.go_back(pause_at)
+            refused.pop_all()  # from here on the slot is given back by the thread
         with self._lock:
             self._running.add(run)
         config = focus_config(**{**dict(agent.context.config), "mode": run.mode, "interrupt_on_focus": run.confirm})

@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from trust import faults_ask, faults_chat, faults_compare
 from trust.harness import Round, run
-from trust.rounds import new_round
-from trust.server import FocusServer
 
 KEY = "sk-very-secret-1234567890"
 SET = ["--set", f"api_key={KEY}"]
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="children are forked")
-
-
-@pytest.fixture
-def round(tmp_path: Path) -> Iterator[Round]:
-    server = FocusServer()
-    yield new_round(tmp_path, seed=0, server=server)
-    server.close()
 
 
 def written(folder: Path) -> str:

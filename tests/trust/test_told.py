@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from PIL import Image
 from trust import faults_ask
 from trust.harness import Round, one_sentence, run
-from trust.rounds import new_round
-from trust.server import FocusServer
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="children are forked")
-
-
-@pytest.fixture
-def round(tmp_path: Path) -> Iterator[Round]:
-    server = FocusServer()
-    yield new_round(tmp_path, seed=0, server=server)
-    server.close()
 
 
 def test_broken_metadata_is_told_in_a_note_alone(round: Round) -> None:
