@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 Row = dict[str, Any]
+SCENES = 1_000_000
+"""Scenes of a seed."""
+NEXT_SCENE = 618_033
+"""From a scene without a question of a family to the one tried next; no common factor with `SCENES`, so all are met."""
 KEPT_ROWS = 64
 """Rows at hand: TRL asks for a batch again for each pass over it."""
 
@@ -76,7 +80,7 @@ class Scenes:
         config = self.config
         family = config.families[index % len(config.families)]
         for attempt in range(1000):
-            number = scene_seed("train", config.seed, (index + attempt * 500_000) % 1_000_000)
+            number = scene_seed("train", config.seed, (index + attempt * NEXT_SCENE) % SCENES)
             rng = np.random.default_rng([number, attempt, 3])
             scene = make_scene(number)
             view = SceneView(scene, render(scene, config.size))

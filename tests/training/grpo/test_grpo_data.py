@@ -51,6 +51,11 @@ def test_a_world_question_is_put_as_the_policy_is_asked_it(tmp_path: Path) -> No
         torch.testing.assert_close(pixels, torch.cat([part["pixel_values"] for part in encoded.pixels]))
 
 
+def test_a_scene_without_a_question_of_its_family_gives_way_to_another_until_one_has_it() -> None:
+    rows = load_rows(ScenesConfig(count=80, seed=7, size=96, families=("sign",)), SMALL)
+    assert {row["family"] for row in rows} == {"sign"}, "four in a hundred find none in the first two scenes"
+
+
 def test_scenes_are_the_same_for_the_same_index_and_families_come_in_turn() -> None:
     config = ScenesConfig(count=12, seed=11, size=96, families=("closer", "count", "sign"))
     first, again = load_rows(config, SMALL), load_rows(config, SMALL)
