@@ -26,8 +26,8 @@ class _Entry:
 
 
 class PrefixCache:
-    """KV caches of recent conversations, bounded by bytes, the longest unused dropped first. Not thread-safe by itself:
-    the engine that owns it holds its lock.
+    """KV caches of recent conversations, bounded by bytes, the longest unused dropped first. One thread at a
+    time may use it, and any may `clear` it meanwhile.
 
     Args:
         max_bytes: of keys and values kept; 0 keeps nothing.
@@ -53,7 +53,8 @@ class PrefixCache:
         The tensors are views: they must not be written to.
         """
         best, found = 0, None
-        for entry in self._entries:
+        entries = self._entries
+        for entry in entries:
             length = _common_prefix(entry.keys, keys)
             if length > best:
                 best, found = length, entry
@@ -61,8 +62,8 @@ class PrefixCache:
             self.misses += 1
             return 0, []
         self.hits += 1
-        self._entries.remove(found)
-        self._entries.append(found)
+        entries.remove(found)
+        entries.append(found)
         return best, [(k[:, :, :best], v[:, :, :best]) for k, v in found.layers]
 
     def keep(self, keys: npt.NDArray[np.int64], layers: Layers) -> None:
@@ -75,19 +76,20 @@ class PrefixCache:
         size = sum(k.nbytes + v.nbytes for k, v in layers)
         if size > self.max_bytes:
             return
-        for entry in list(self._entries):
+        entries = self._entries
+        for entry in list(entries):
             common = _common_prefix(entry.keys, keys)
             if common == len(keys):
                 return  # an entry continues it already
             if common == len(entry.keys):
-                self._entries.remove(entry)
-        self._entries.append(_Entry(keys, [(_own(k), _own(v)) for k, v in layers], size))
-        while self.bytes > self.max_bytes:
-            self._entries.pop(0)
+                entries.remove(entry)
+        entries.append(_Entry(keys, [(_own(k), _own(v)) for k, v in layers], size))
+        while sum(entry.bytes for entry in entries) > self.max_bytes:
+            entries.pop(0)
 
     def clear(self) -> None:
         """Forget everything."""
-        self._entries.clear()
+        self._entries = []  # another list: the engine's thread may be going through this one
 
 
 def _own(tensor: torch.Tensor) -> torch.Tensor:
