@@ -7,9 +7,10 @@ pattern is bounded or possessive, so that time is linear in the length of the te
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import isfinite, nan
+from typing import TypeVar
 
 from sifthinker.policy.boxes import WHOLE, Box, BoxSpace, Size, clip, to_unit
 from sifthinker.policy.errors import TraceError
@@ -35,6 +36,10 @@ LABEL = re.compile(
 BRACKET = re.compile(r"[\[\]{}]")
 BETWEEN_BOXES = re.compile(r"(?:[\s,;]++|`{3}[a-zA-Z]{0,20}+)*+")
 
+T = TypeVar("T")
+
+MOST_BOXES = 1000
+"""Boxes of one area that are read."""
 FAR = 0.5
 """How far outside the image, in widths or heights, a box may reach and still be clipped."""
 SLACK = 1e-6
@@ -102,7 +107,8 @@ def read_area(text: str, start: int, end: int, place: Place, problems: Problems,
     try:
         raw, at = scan_area(text, start)
         if skip_space(text, at) == end:
-            inner = [_inner(box.numbers, box.depth, place, problems, name) for box in raw]
+            first = _first(raw, problems, name)
+            inner = [_inner(box.numbers, box.depth, place, problems, name) for box in first]
             return Found([box for box in inner if box is not None])
         wrong = "something stands after the list"
     except TraceError as error:
@@ -123,6 +129,7 @@ def read_quads(
     """The boxes at the given lists of four, with depth and label from the braces around each."""
     found = Found()
     before = start
+    quads = _first(quads, problems, name)
     for index, quad in enumerate(quads):
         after = quads[index + 1].start() if index + 1 < len(quads) else end
         depth = None
@@ -141,36 +148,49 @@ def read_quads(
     return found
 
 
-def find_groups(text: str, start: int, end: int) -> list[tuple[int, int, list[re.Match[str]]]]:
+def _first(boxes: Sequence[T], problems: Problems, name: str) -> Sequence[T]:
+    """No more boxes than an area may hold."""
+    if len(boxes) > MOST_BOXES:
+        problems.add(f"{name} holds more than {MOST_BOXES} boxes; the rest was left out.")
+    return boxes[:MOST_BOXES]
+
+
+def find_groups(
+    text: str, start: int, end: int, *, most: int | None = None
+) -> list[tuple[int, int, list[re.Match[str]]]]:
     """Boxes in prose, `text[start:end]`: (start, end, lists of four) of each group that stands in one piece.
 
     A group is the whole bracketed structure around its boxes (a JSON list, an object, a tool call), so that what is
     left of the prose once the groups are cut out reads as prose. Neighbouring structures are one group.
+
+    Args:
+        text, start, end: where to look.
+        most: look no further once there are more groups than so many; the last one may then be cut short.
     """
-    quads = list(QUAD.finditer(text, start, end))
-    if not quads:
+    if QUAD.search(text, start, end) is None:
         return []
     spans = _structures(text, start, end)
+    span = next(spans, None)
     groups: list[tuple[int, int, list[re.Match[str]]]] = []
-    index = 0
-    for quad in quads:
-        while index < len(spans) and spans[index][1] <= quad.start():
-            index += 1
+    for quad in QUAD.finditer(text, start, end):
         begin, stop = quad.span()
-        if index < len(spans) and spans[index][0] <= begin:
-            begin, stop = spans[index][0], max(stop, spans[index][1])
+        while span is not None and span[1] <= begin:
+            span = next(spans, None)
+        if span is not None and span[0] <= begin:
+            begin, stop = span[0], max(stop, span[1])
         if groups and (begin < groups[-1][1] or BETWEEN_BOXES.fullmatch(text, groups[-1][1], begin)):
             first, last, members = groups[-1]
             groups[-1] = (first, max(last, stop), members)
             members.append(quad)
         else:
+            if most is not None and len(groups) > most:
+                break
             groups.append((begin, stop, [quad]))
     return groups
 
 
-def _structures(text: str, start: int, end: int) -> list[tuple[int, int]]:
+def _structures(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
     """The outermost bracketed stretches of a text; one that never closes (cut off) reaches to the end."""
-    spans: list[tuple[int, int]] = []
     depth = opened = 0
     for bracket in BRACKET.finditer(text, start, end):
         if bracket[0] in "[{":
@@ -180,10 +200,9 @@ def _structures(text: str, start: int, end: int) -> list[tuple[int, int]]:
         elif depth:
             depth -= 1
             if depth == 0:
-                spans.append((opened, bracket.end()))
+                yield opened, bracket.end()
     if depth:
-        spans.append((opened, end))
-    return spans
+        yield opened, end
 
 
 def number(written: str) -> float:

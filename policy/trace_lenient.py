@@ -210,11 +210,12 @@ def _read(text: str, place: Place, problems: Problems, *, whole: bool) -> _Readi
                 continue
             problems.add("There is text outside the tags.")
             outside = piece.start >= think_end
-            groups = find_groups(text, piece.start, piece.end) if mine else []
-            if len(groups) > MOST_AREAS - len(reading.steps):
+            room = MOST_AREAS - len(reading.steps)
+            groups = find_groups(text, piece.start, piece.end, most=room) if mine else []
+            if len(groups) > room:
                 problems.add(f"There are more than {MOST_AREAS} areas; the rest was left out.")
             at = piece.start
-            for start, end, quads in groups[: MOST_AREAS - len(reading.steps)]:
+            for start, end, quads in groups[:room]:
                 _prose(reading, after, text[at:start], outside=outside, thought=thought)
                 found = read_quads(text, quads, start, end, place, problems, f"Area {len(reading.steps) + 1}")
                 if found.boxes:

@@ -290,6 +290,13 @@ def test_a_flood_of_areas_is_cut_short_unless_the_trace_is_proper() -> None:
         trace, problems = parse_lenient(flood)
         assert len(trace.steps) == 1000
         assert any("more than 1000 areas" in problem for problem in problems)
+    for flood in (
+        "{[0.1,0.2,0.3,0.4]" * 1500,
+        "<area>[" + ",".join(['{"bbox_2d":[0.1,0.2,0.3,0.4]}'] * 1500) + "]</area>",
+    ):
+        trace, problems = parse_lenient(flood)
+        assert [len(step.boxes) for step in trace.steps] == [1000]
+        assert any("more than 1000 boxes" in problem for problem in problems)
     proper = TRACE.replace(AREA, f"{AREA}<text></text>" * 1500 + AREA)
     assert parse_lenient(proper) == (parse(proper), [])
 
