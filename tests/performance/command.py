@@ -8,11 +8,13 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
-from performance.figures import Figure, number
+from performance.figures import Figure
 from performance.machine import in_words, machine
 from performance.measure import NotHere
+from performance.page import BEGIN, END, HEAD, heading_row, missing_row, put, row
 
 LINES = {
     "focus": "Focus loop: the KV cache against encoding the conversation anew each turn",
@@ -30,11 +32,17 @@ LINES = {
 }
 """Name of a line: its heading. Each is a module of `performance.lines` with `figures(repeat)`."""
 
+PROFILES = ("focus", "batching", "rewards")
+"""What `performance.profiles` can take apart."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; its exit code: 1 where a line could not be measured, 2 for wrong use."""
     asked = _parser().parse_args(arguments)
     os.environ.setdefault("TQDM_DISABLE", "1")  # the libraries' progress bars would stand between the lines
+    if asked.profile:
+        print(import_module("performance.profiles").printed(asked.profile))
+        return 0
     names = asked.only or list(LINES)
     if asked.list:
         width = max(map(len, LINES))
@@ -45,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     failed = False
     table = None if asked.json else _Table(in_words(where))
     for name in names:
-        began = time.perf_counter()
+        began, now = time.perf_counter(), machine()
         figures: list[Figure] = []
         missing = ""
         if table is not None:
@@ -60,6 +68,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except ImportError as error:
             missing, failed = f"needs {error.name}, which is not installed", True
         seconds = time.perf_counter() - began
+        if asked.page is not None:
+            put(
+                asked.page, LINES[name], figures, missing,
+                machine=now, repeat=asked.repeat, order=list(LINES.values()),
+            )  # fmt: skip
         found.append(
             {
                 "line": name,
@@ -90,6 +103,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", action="append", metavar="NAME", choices=LINES, help="only this line; once for each")
     parser.add_argument("--repeat", type=_positive, default=5, metavar="N", help="repetitions of each line (5)")
     parser.add_argument("--json", action="store_true", help="print one JSON object, and nothing else")
+    parser.add_argument(
+        "--page",
+        type=_page,
+        metavar="FILE",
+        help="put the rows of each line into a page, between its marks",
+    )
+    parser.add_argument("--profile", metavar="NAME", choices=PROFILES, help="where the time goes, before and after")
     parser.add_argument("--list", action="store_true", help="print the names of the lines")
     return parser
 
@@ -101,22 +121,27 @@ def _positive(text: str) -> int:
     return value
 
 
+def _page(text: str) -> Path:
+    path = Path(text)
+    if not path.is_file() or not all(mark in path.read_text(encoding="utf-8") for mark in (BEGIN, END)):
+        raise argparse.ArgumentTypeError(f"expected a page with the marks {BEGIN} and {END}, got {text}")
+    return path
+
+
 class _Table:
     """Prints each figure as soon as it is there, as Markdown that reads as a table on a terminal too."""
 
     def __init__(self, where: str) -> None:
         print(f"{where}\n")
-        print("| measured | against | median (range) | target | reached |\n|---|---|---|---|---|")
+        print(HEAD)
         self._notes: list[str] = []
         self._missed = self._counted = 0
 
     def begin(self, heading: str) -> None:
-        print(f"| **{heading}** | | | | |", flush=True)
+        print(heading_row(heading), flush=True)
 
     def add(self, figure: Figure) -> None:
-        low, high = (number(value) for value in figure.spread)
-        value = f"{number(figure.value)} {figure.unit} ({low} – {high})"
-        print(f"| {figure.what} | {figure.against} | {value} | {figure.target} | {figure.verdict} |", flush=True)
+        print(row(figure), flush=True)
         if figure.note:
             self._notes.append(f"{figure.what}: {figure.note}")
         if figure.reached is not None:
@@ -124,7 +149,7 @@ class _Table:
             self._missed += not figure.reached
 
     def lack(self, missing: str) -> None:
-        print(f"| not measured: {missing} | | | | |", flush=True)
+        print(missing_row(missing), flush=True)
 
     def close(self, repeat: int) -> None:
         print(f"\n{self._counted - self._missed} of {self._counted} targets reached, {repeat} repetitions each.\n")

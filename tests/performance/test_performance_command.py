@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from importlib import import_module
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from performance import command, measure
 from performance.figures import Figure, number
 from performance.measure import NotHere, ratios, rounds
+from performance.page import BEGIN, END, put
 
 
 def test_a_figure_reaches_its_target_by_its_median() -> None:
@@ -52,7 +54,7 @@ def test_every_line_has_a_module(capsys: pytest.CaptureFixture[str]) -> None:
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(command.LINES)
 
 
-@pytest.mark.parametrize("wrong", [["--only", "nothing"], ["--repeat", "0"], ["more"]])
+@pytest.mark.parametrize("wrong", [["--only", "nothing"], ["--repeat", "0"], ["more"], ["--page", "nowhere"]])
 def test_wrong_use_ends_with_two(wrong: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         command.main(wrong)
@@ -80,7 +82,7 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_table_says_what_was_reached_and_what_could_not_be_measured(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["--repeat", "2"]) == 1
     said = capsys.readouterr().out
-    assert "| speed | a loop | 3.00 × (3.00 – 3.00) | ≥ 2.00 × | yes |" in said
+    assert "| speed | a loop | 3.00 × | ≥ 2.00 × | yes |" in said
     assert "not measured: the weights are not there" in said
     assert "1 of 1 targets reached, 2 repetitions each." in said
     assert "speed: 6 and 2 s" in said
@@ -100,3 +102,38 @@ def test_json_holds_every_value(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_process_that_fails_is_told() -> None:
     with pytest.raises(NotHere, match="ended with 3"):
         measure.child_seconds("-c", "import sys; sys.exit(3)")()
+
+
+@pytest.mark.usefixtures("lines")
+def test_a_page_gets_the_rows_of_each_line_and_keeps_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"Before.\n\n{BEGIN}\n{END}\n\nAfter.\n", encoding="utf-8")
+    assert command.main(["--repeat", "2", "--page", str(page)]) == 1
+    assert command.main(["--only", "fast", "--repeat", "3", "--page", str(page)]) == 0
+    said = page.read_text(encoding="utf-8")
+    assert said.startswith(f"Before.\n\n{BEGIN}\n| measured |")
+    assert said.endswith(f"{END}\n\nAfter.\n")
+    assert said.count("| speed | a loop | 3.00 × | ≥ 2.00 × | yes |") == 1
+    assert said.index("**Fast**") < said.index("**Absent**")
+    assert "3 repetitions | | | |" in said
+    assert "| not measured: the weights are not there | | | | |" in said
+    assert "fast" not in capsys.readouterr().err
+
+
+def test_a_page_without_marks_is_refused(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("Nothing.", encoding="utf-8")
+    with pytest.raises(ValueError, match="marks"):
+        put(page, "Fast", [], "", machine={}, repeat=1, order=[])
+
+
+def test_a_profile_sets_both_ways_side_by_side(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("scipy")
+    assert command.main(["--profile", "rewards"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    [read] = [line for line in said if "nearest" in line]
+    assert read.split("|")[2].strip().endswith("in 48 calls")
+    assert not read.split("|")[3].strip()
+    assert said[-1].startswith("| **whole** |")
