@@ -32,7 +32,7 @@ LINES = {
 }
 """Name of a line: its heading. Each is a module of `performance.lines` with `figures(repeat)`."""
 
-PROFILES = ("focus", "batching", "rewards")
+PROFILES = ("focus", "batching", "rewards", "starting")
 """What `performance.profiles` can take apart."""
 
 

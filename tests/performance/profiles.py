@@ -170,7 +170,14 @@ def rewards() -> str:
     return table(("a picture read for each completion", "depth maps"), (before, after), rows)
 
 
-PROFILES = {"focus": focus, "batching": batching, "rewards": rewards}
+def starting() -> str:
+    """What starting imports beyond what it is held against."""
+    from performance.import_times import tables
+
+    return tables()
+
+
+PROFILES = {"focus": focus, "batching": batching, "rewards": rewards, "starting": starting}
 
 
 def printed(name: str) -> str:

@@ -129,6 +129,10 @@ def test_a_page_without_marks_is_refused(tmp_path: Path) -> None:
         put(page, "Fast", [], "", machine={}, repeat=1, order=[])
 
 
+def test_every_profile_has_a_function() -> None:
+    assert tuple(import_module("performance.profiles").PROFILES) == command.PROFILES
+
+
 def test_a_profile_sets_both_ways_side_by_side(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("scipy")
     assert command.main(["--profile", "rewards"]) == 0
