@@ -118,10 +118,12 @@ def batching() -> str:
     """Sixteen questions in mode tools: one after another against at once."""
     from performance.lines import batching as line
     from performance.worlds import block_questions, embedded
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     from sifthinker.agent import create_focus_agent
-    from sifthinker.policy.batch import Batch
+    from sifthinker.policy.batch import Batch, _RowsLayer
     from sifthinker.policy.decoding import pick
+    from sifthinker.policy.kv_cache import GrowingLayer
     from sifthinker.policy.prefill import Prefill
     from sifthinker.policy.running import Running
 
@@ -133,7 +135,10 @@ def batching() -> str:
     rows: list[Row] = [
         ("prefill", [Prefill.run]),
         ("decoding", [Running._decode]),
-        ("– of it picking tokens", [pick]),
+        ("– of both, attention", [sdpa_attention_forward]),
+        ("– of both, matrices", [torch.nn.Linear.forward]),
+        ("– of both, writing tokens into the caches", [_RowsLayer.update, GrowingLayer.update]),
+        ("– of both, picking tokens", [pick]),
         ("turns into the batch and out of it", [Running._join, Running._leave]),
         ("– of it copying rows", [Batch.join, Batch.leave]),
         ("all else: graph, template, pictures", []),
