@@ -18,6 +18,7 @@ from sifthinker.agent.busy import alone, is_busy
 from sifthinker.agent.config import focus_config
 from sifthinker.agent.forking import go_back, paused_step
 from sifthinker.agent.result import FocusResult
+from sifthinker.agent.settling import asettle, settle
 from sifthinker.agent.stopping import stoppable
 from sifthinker.nodes.context import FocusConfig, FocusContext, Mode
 from sifthinker.nodes.events import FocusEvent, FocusPaused
@@ -66,13 +67,12 @@ class FocusAgent(CompiledStateGraph[FocusState, FocusContext, FocusInput, FocusO
         durability: Durability | None = None,
         **kwargs: Any,
     ) -> Iterator[Any]:
-        """As LangGraph's `stream`; the events of `sifthinker.agent.events` come in the mode "custom".
-
-        `context` may hold just the settings that differ for this run, as in `{"mode": "internal"}`.
-        """
+        """As LangGraph's `stream`; events come in the mode "custom"; `context` may hold just what differs this time."""
         context = self._with_settings(context)
         given = self._interned(input, context)
-        with self._alone(config):
+        with self._alone(config) as thread:
+            if thread and isinstance(given, dict):
+                settle(self, thread)
             yield from super().stream(
                 given, config, context=context, durability=self._durability(config, durability), **kwargs
             )
@@ -86,10 +86,12 @@ class FocusAgent(CompiledStateGraph[FocusState, FocusContext, FocusInput, FocusO
         durability: Durability | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[Any]:
-        """As LangGraph's `astream`; see `stream`."""
+        """See `stream`."""
         context = self._with_settings(context)
         given = await asyncio.to_thread(self._interned, input, context)
-        with self._alone(config):
+        with self._alone(config) as thread:
+            if thread and isinstance(given, dict):
+                await asettle(self, thread)
             stream = super().astream(
                 given, config, context=context, durability=self._durability(config, durability), **kwargs
             )
@@ -105,8 +107,7 @@ class FocusAgent(CompiledStateGraph[FocusState, FocusContext, FocusInput, FocusO
         return {"type": "object", "properties": {}}
 
     def answering(self, thread_id: str) -> bool:
-        """Whether a run on this thread is under way in this process: also one that was stopped, until its policy lets
-        go of the call."""
+        """Whether a run on this thread is under way here: also one that was stopped, until its policy lets go."""
         return is_busy((id(self.checkpointer), thread_id, ""))
 
     # ── questions ──
@@ -263,15 +264,15 @@ class FocusAgent(CompiledStateGraph[FocusState, FocusContext, FocusInput, FocusO
         return {**given, "messages": taken}
 
     @contextmanager
-    def _alone(self, config: RunnableConfig | None) -> Iterator[None]:
-        """One run at a time on a thread: LangGraph would lose the input of one of two."""
+    def _alone(self, config: RunnableConfig | None) -> Iterator[RunnableConfig | None]:
+        """One run at a time on a thread: LangGraph would lose the input of one of two. The thread, if it goes on."""
         configurable = self._configurable(config)
         thread = configurable.get("thread_id")
         if thread is None or not self.checkpointer or _TASK in configurable:
-            yield
+            yield None
             return
         with alone((id(self.checkpointer), str(thread), str(configurable.get("checkpoint_ns", "")))):
-            yield
+            yield None if "checkpoint_id" in configurable else {"configurable": configurable}
 
     def _durability(self, config: RunnableConfig | None, asked: Durability | None) -> Durability | None:
         nested = _TASK in self._configurable(config)

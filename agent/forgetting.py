@@ -8,6 +8,7 @@ from typing import Any, cast
 from langchain_core.messages import AnyMessage, HumanMessage, RemoveMessage
 
 from sifthinker.agent.focus_agent import FocusAgent
+from sifthinker.agent.settling import settle
 from sifthinker.nodes.state import ResultRecord
 
 
@@ -17,6 +18,7 @@ def forget_question(agent: FocusAgent, thread_id: str) -> bool:
     The result is then that of the question before, as far as the history has it.
     """
     config: Any = {"configurable": {"thread_id": thread_id}}
+    settle(agent, config, unfinished=True)
     messages = agent.get_state(config).values.get("messages", [])
     last = max((index for index, message in enumerate(messages) if isinstance(message, HumanMessage)), default=None)
     if last is None:
