@@ -67,6 +67,7 @@ class Workload(BaseModel):
         default=True, description="Whether activations are computed again in the backward pass."
     )
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    optimizer: Literal["adamw", "sgd"] = Field(default="adamw", description="What it keeps: two moments, or nothing.")
     full_logits: bool = Field(default=False, description="Whether a loss holds the answer's logits whole.")
     reference: bool = Field(default=False, description="A second copy of the weights, for a KL term without LoRA.")
     generation: Generation | None = None
@@ -188,9 +189,10 @@ def _states(workload: Workload, shape: ModelShape, trainable: int) -> list[Part]
         parts.append(Part(name="reference", bytes=shape.parameters * each / weight_share[0], why=why))
     why = f"{_count(trainable)} trained × {gradient} bytes, {state_share[1]}"
     parts.append(Part(name="gradients", bytes=trainable * gradient / state_share[0], why=why))
-    kept = 8 + master
-    why = f"{_count(trainable)} × {kept} bytes: AdamW's two moments in float32"
-    why += " and the float32 master copy" if master else ""
+    kept = (0 if workload.optimizer == "sgd" else 8) + master
+    held = [] if workload.optimizer == "sgd" else ["AdamW's two moments in float32"]
+    held += ["the float32 master copy"] if master else []
+    why = f"{_count(trainable)} × {kept} bytes: {' and '.join(held) or 'plain SGD keeps nothing'}"
     parts.append(Part(name="optimiser", bytes=trainable * kept / state_share[0], why=f"{why}, {state_share[1]}"))
     return parts
 

@@ -36,6 +36,7 @@ def workload(recipe: GrpoRecipe) -> Workload:
         image_pixels=max(1, pixels // shared),
         checkpointing=bool(trl.get("gradient_checkpointing", True)),
         attention=recipe.attention,
+        optimizer="sgd" if str(trl.get("optim", "")) == "sgd" else "adamw",
         reference=recipe.lora is None and float(trl.get("beta", 0.0)) > 0,
         generation=Generation(
             engine=engine,

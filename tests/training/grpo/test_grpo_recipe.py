@@ -66,6 +66,15 @@ def test_vllm_is_passed_through_to_trl(vllm: dict[str, Any], settings: dict[str,
     assert engine.engine == f"vllm-{vllm['vllm_mode']}"
 
 
+def test_the_plan_of_plain_sgd_keeps_no_moments(settings: dict[str, Any]) -> None:
+    def kept(**trl: Any) -> float:
+        recipe = read_recipe(settings | {"trl": settings["trl"] | trl})
+        return next(part.bytes for part in plan_of(recipe).parts if part.name == "optimiser")
+
+    assert kept(optim="sgd") == 0
+    assert kept() == kept(optim="adamw_torch") > 0
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
