@@ -59,13 +59,14 @@ def chain(out: Path, *, share: float, questions: int, seed: int) -> None:
 
     def from_nothing(run: str, vision_minutes: float, minutes: float) -> Path:
         budget = ["--minutes", f"{minutes:.2f}", "--set", f"vision_minutes={vision_minutes:.2f}"]
-        mix = ["--set", "samples.verdict=8", "--set", "buffer_scenes=1000", "--set", f"seed={seed}"]
-        return trained(out / run, "sft", "embedded", *budget, *mix)
+        small = ["scenes=2", "samples.ground=1", "samples.verdict=2", "samples.direct=1", "samples.tools=1"]
+        mix = [*small, "buffer_scenes=1000", f"seed={seed}"]  # many small steps: there is time for few large ones
+        return trained(out / run, "sft", "embedded", *budget, *(word for one in mix for word in ("--set", one)))
 
     scored(
         "random weights", from_nothing("before", 0.01, 0.01), limit=min(questions, 4)
     )  # it babbles to its budget's end
-    start = from_nothing("sft", 6.5 * share, 5.0 * share)
+    start = from_nothing("sft", 4.0 * share, 7.5 * share)
     scored("SFT on world traces", start)
 
     records = out / "distilled"
