@@ -90,13 +90,15 @@ def answer_request(request: Request, *, as_json: bool, save: Path | None) -> Non
 
 
 def chosen_policy(name: str, settings: Sequence[str]) -> str | Policy:
-    """The policy of a name; with settings it is loaded here, else the agent loads it by its name.
+    """The policy of a name; with settings it is loaded here, else the agent loads it by its name."""
+    without_bars(name)
+    return load_policy(name, **read_settings(settings)) if settings else name
 
-    Where nothing is downloaded, or nobody watches, the libraries' own progress bars are turned off.
-    """
+
+def without_bars(name: str) -> None:
+    """Turn the libraries' own progress bars off where nothing is downloaded, or nobody watches."""
     if name == "embedded" or Path(name).expanduser().is_dir() or not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is imported, with the policy
-    return load_policy(name, **read_settings(settings)) if settings else name
 
 
 def without_secret(word: str) -> str:

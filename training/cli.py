@@ -110,6 +110,10 @@ def _run(settings: dict[str, Any], out: Path) -> None:
         export_policy(out, out / "policy")
 
 
+_OF_TRACES = ("hiou", "valid", "depth_error")
+"""What there is no sense in asking of an answer without a trace."""
+
+
 @app.command()
 def score(
     policy: Annotated[str, typer.Argument(help="A policy's name: embedded, a folder, a hub id, openai:MODEL@URL.")],
@@ -127,28 +131,33 @@ def score(
     from rich.progress import Progress
     from rich.table import Table
 
+    from sifthinker.agent.asking import without_bars
     from sifthinker.policy.load import load_policy
+    from sifthinker.training.compare.cli import read_modes
     from sifthinker.training.evaluate import score as score_mode
     from sifthinker.training.evaluate import summary
     from sifthinker.training.world.dataset import read_world
 
+    chosen = read_modes(modes, "--modes")
     records = read_world(data)[:limit]
+    without_bars(policy)
     loaded = load_policy(policy)
     kept: dict[str, Any] = {}
     names = ["accuracy", "hiou", "valid", "depth_error", "seconds", "images", "tokens"]
     families = sorted({record.family for record in records})
-    table = Table("", *modes.split(","), title=f"{policy}, {len(records)} questions, depth {depth}, seed {seed}")
+    table = Table("", *chosen, title=f"{policy}, {len(records)} questions, depth {depth}, seed {seed}")
     errors = Console(stderr=True)
     with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress:
-        for mode in modes.split(","):
+        for mode in chosen:
             task = progress.add_task(mode, total=len(records))
             scored = score_mode(
-                loaded, records, data, mode=mode, depth=depth, seed=seed,  # type: ignore[arg-type]
+                loaded, records, data, mode=mode, depth=depth, seed=seed,
                 on_done=lambda task=task: progress.advance(task),  # type: ignore[misc]
             )  # fmt: skip
             kept[mode] = {"scores": summary(scored).model_dump(), "answers": [s.model_dump() for s in scored]}
     for name in names:
-        table.add_row(name, *(f"{kept[mode]['scores'][name] or 0:.3f}" for mode in kept))
+        cells = [None if mode == "direct" and name in _OF_TRACES else kept[mode]["scores"][name] for mode in kept]
+        table.add_row(name, *("–" if cell is None else f"{cell:.3f}" for cell in cells))
     for family in families:
         table.add_row(f"  {family}", *(f"{kept[mode]['scores']['families'][family]:.3f}" for mode in kept))
     Console().print(table)

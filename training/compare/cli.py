@@ -99,7 +99,7 @@ def compare(
 
     if engine not in get_args(EngineName):
         raise _usage(f"Expected --engine auto, threads, processes or ray, got {engine!r}.")
-    chosen_modes = _modes(modes, "--modes")
+    chosen_modes = read_modes(modes, "--modes")
     edited = [mode for mode in chosen_modes if mode != "direct"]
     plan = Plan(
         policies=tuple(policy or ["embedded"]),
@@ -108,7 +108,7 @@ def compare(
         seeds=tuple(_numbers(seeds)),
         limit=limit,
         edits=tuple(_listed(edits, "--edits", EDITS)) if faithfulness else (),
-        edited_modes=tuple(_modes(faithfulness_modes, "--faithfulness-modes") if faithfulness_modes else edited),
+        edited_modes=tuple(read_modes(faithfulness_modes, "--faithfulness-modes") if faithfulness_modes else edited),
         edited=faithfulness_limit,
         timed=timed,
         exact_depth=depth == "exact",
@@ -169,13 +169,16 @@ def _arguments() -> list[str]:
     return [Path(part).name if Path(part).is_absolute() else part for part in parts if part != "--debug"]
 
 
-def _modes(text: str, option: str) -> list[Any]:
+def read_modes(text: str, option: str) -> list[Any]:
+    """The modes of an option, with commas between, or all of them.
+
+    Raises:
+        UsageError: one that does not exist, or one twice.
+    """
     from typing import get_args
 
     from sifthinker.nodes.context import Mode
 
-    if "adaptive" in text.split(",") and "adaptive" not in get_args(Mode):
-        raise _usage("Mode adaptive is not in this version: leave it out of the modes.")
     return _listed(text, option, get_args(Mode))
 
 

@@ -1,0 +1,44 @@
+"""`sifthinker train score`: a table of modes, and wrong use in one sentence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sifthinker.agent.cli import run
+from sifthinker.training.world.dataset import make_world
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Path:
+    list(make_world(tmp_path / "world", split="val", count=2, workers=1))
+    return tmp_path / "world"
+
+
+def test_an_answer_without_a_trace_has_no_boxes_to_score(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = tmp_path / "scores.json"
+    command = ["train", "score", "embedded", "--data", str(world), "--modes", "direct,internal", "--json", str(told)]
+    assert run(command) == 0
+    said = capsys.readouterr()
+    rows = {
+        cells[1].strip(): cells[2:4] for cells in (row.split("│") for row in said.out.splitlines()) if len(cells) > 4
+    }
+    assert next(cell.strip() for cell in rows["hiou"]) == "–"
+    assert float(rows["hiou"][1]) > 0
+    assert float(rows["accuracy"][0]) >= 0
+    assert "Loading weights" not in said.err
+    assert set(json.loads(told.read_text())["modes"]) == {"direct", "internal"}
+
+
+@pytest.mark.parametrize(
+    ("modes", "said"), [("direct,inner", "no 'inner'"), ("", "expected some"), ("direct,direct", "once")]
+)
+def test_modes_that_there_are_not_are_told_before_anything_is_loaded(
+    modes: str, said: str, world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["train", "score", "embedded", "--data", str(world), "--modes", modes]) == 2
+    assert said in capsys.readouterr().err
