@@ -1,7 +1,7 @@
-"""The thread in which a local policy's model runs: one for each engine, whoever asks.
+"""The thread in which a local policy's model runs for several who ask at once: one for each engine.
 
-With the threads that ask taking turns at it, each of them came to hold memory of its own for activations (the C
-library's heaps belong to threads) and a team of helpers for matrices.
+With the threads that ask taking turns at it, one that was interrupted in the middle of a pass took the turns of the
+others with it.
 """
 
 from __future__ import annotations
