@@ -52,6 +52,8 @@ class Engine:
         self._running = Running(model, suppressed=suppressed, cache=cache, max_batch=max_batch)
         self.patch_family = self._running.patch_family
         self._matrix_threads = torch.get_num_threads()
+        self._driver: _Caller | object | None
+        """Who runs the model: a caller that is alone, `_THREAD`, or nobody."""
         self._begin_anew()
         _engines.add(self)
 
@@ -148,8 +150,7 @@ class Engine:
         self._lock = threading.Lock()
         self._callers: set[_Caller] = set()
         self._waiting: deque[Job] = deque()
-        self._driver: _Caller | object | None = None
-        """Who runs the model: a caller that is alone, `_THREAD`, or nobody."""
+        self._driver = None
         self._running.clear()
         self._thread = ForwardThread(self)
 
