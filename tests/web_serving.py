@@ -89,3 +89,8 @@ def error(answer: httpx.Response) -> str:
     told = answer.json()
     assert set(told) == {"error"}
     return str(told["error"])
+
+
+def kinds(events: list[dict[str, Any]]) -> list[str]:
+    """What kind each event is of."""
+    return [event["kind"] for event in events]

@@ -15,7 +15,7 @@ from scripted import area, focus_lines
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 pytest.importorskip("httpx")
-from web_serving import Tab, error, png, scripted_agent, serving
+from web_serving import Tab, error, kinds, png, scripted_agent, serving
 
 from sifthinker.nodes.context import Mode
 from sifthinker.nodes.depth import DepthMap
@@ -23,10 +23,6 @@ from sifthinker.nodes.tools import Found, Region, visual_tool
 from sifthinker.policy.base import Completion
 
 LEFT, RIGHT = (0.1, 0.2, 0.5, 0.6), (0.5, 0.2, 0.9, 0.6)
-
-
-def kinds(events):
-    return [event["kind"] for event in events]
 
 
 def depth_of(size=(80, 60)):

@@ -8,13 +8,9 @@ from scripted import area, focus_lines
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 pytest.importorskip("httpx")
-from web_serving import Tab, error, png, scripted_agent, serving
+from web_serving import Tab, error, kinds, png, scripted_agent, serving
 
 LEFT, RIGHT = (0.1, 0.2, 0.5, 0.6), (0.5, 0.2, 0.9, 0.6)
-
-
-def kinds(events):
-    return [event["kind"] for event in events]
 
 
 def paused(address, *lines, **settings):
