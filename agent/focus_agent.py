@@ -67,7 +67,10 @@ class FocusAgent(CompiledStateGraph[FocusState, FocusContext, FocusInput, FocusO
         durability: Durability | None = None,
         **kwargs: Any,
     ) -> Iterator[Any]:
-        """As LangGraph's `stream`; events come in the mode "custom"; `context` may hold just what differs this time."""
+        """As LangGraph's `stream`; the events of `sifthinker.agent.events` come in the mode "custom".
+
+        `context` may hold just the settings that differ for this run, as in `{"mode": "internal"}`.
+        """
         context = self._with_settings(context)
         given = self._interned(input, context)
         with self._alone(config) as thread:
@@ -86,7 +89,7 @@ class FocusAgent(CompiledStateGraph[FocusState, FocusContext, FocusInput, FocusO
         durability: Durability | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[Any]:
-        """See `stream`."""
+        """As LangGraph's `astream`; see `stream`."""
         context = self._with_settings(context)
         given = await asyncio.to_thread(self._interned, input, context)
         with self._alone(config) as thread:
@@ -265,7 +268,8 @@ class FocusAgent(CompiledStateGraph[FocusState, FocusContext, FocusInput, FocusO
 
     @contextmanager
     def _alone(self, config: RunnableConfig | None) -> Iterator[RunnableConfig | None]:
-        """One run at a time on a thread: LangGraph would lose the input of one of two. The thread, if it goes on."""
+        """One run at a time on a thread: LangGraph would lose the input of one of two. Gives the thread that is gone on
+        with; None where there is none, or an older checkpoint of it is named."""
         configurable = self._configurable(config)
         thread = configurable.get("thread_id")
         if thread is None or not self.checkpointer or _TASK in configurable:

@@ -1,6 +1,6 @@
 """The turns that run on a model: prefill with the prefix cache, then a token of each of them in a shared pass.
 
-No threads here: `Engine` calls it from one.
+No threads here: `Engine` sees to it that one at a time calls it.
 """
 
 from __future__ import annotations
