@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 PART = ".part"
 """Ending of a file that is being written; one that is left over is worth nothing."""
+_BESIDE = re.compile(rf"\..+\.\d+\.[0-9a-f]{{8}}{re.escape(PART)}")
 
 
 def write_whole(path: Path, write: Callable[[Path], object], *, on_disk: bool = True) -> None:
@@ -41,6 +43,11 @@ def write_whole(path: Path, write: Callable[[Path], object], *, on_disk: bool = 
 def beside(path: Path) -> Path:
     """A name in the same folder, of its own for each process and thread."""
     return path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}{PART}")
+
+
+def half_written(folder: Path) -> Iterator[Path]:
+    """What `beside` named in a folder and below: where nobody writes, all that a killed process left."""
+    return (path for path in folder.rglob(f".*{PART}") if _BESIDE.fullmatch(path.name))
 
 
 def sync_file(path: Path) -> None:

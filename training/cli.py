@@ -121,7 +121,8 @@ def score(
     modes: Annotated[str, typer.Option(help="Modes, with commas between.")] = "direct,internal,tools",
     depth: Annotated[str, typer.Option(help="A depth source, or exact: the renderer's.")] = "embedded",
     limit: Annotated[int | None, typer.Option(help="Only so many questions.")] = None,
-    seed: Annotated[int, typer.Option(help="Shuffles the options.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Shuffles the options, and draws what is sampled.")] = 0,
+    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy; 1 samples as GRPO-SIF does.")] = 0.0,
     json_out: Annotated[Path | None, typer.Option("--json", help="Write scores and every answer here.")] = None,
 ) -> None:
     """Accuracy, grounding and cost of a policy in each mode, by question family."""
@@ -145,13 +146,14 @@ def score(
     kept: dict[str, Any] = {}
     names = ["accuracy", "hiou", "valid", "depth_error", "seconds", "images", "tokens"]
     families = sorted({record.family for record in records})
-    table = Table("", *chosen, title=f"{policy}, {len(records)} questions, depth {depth}, seed {seed}")
+    sampled = f", temperature {temperature:g}" if temperature else ""
+    table = Table("", *chosen, title=f"{policy}, {len(records)} questions, depth {depth}, seed {seed}{sampled}")
     errors = Console(stderr=True)
     with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress:
         for mode in chosen:
             task = progress.add_task(mode, total=len(records))
             scored = score_mode(
-                loaded, records, data, mode=mode, depth=depth, seed=seed,
+                loaded, records, data, mode=mode, depth=depth, seed=seed, temperature=temperature,
                 on_done=lambda task=task: progress.advance(task),  # type: ignore[misc]
             )  # fmt: skip
             kept[mode] = {"scores": summary(scored).model_dump(), "answers": [s.model_dump() for s in scored]}
@@ -166,6 +168,7 @@ def score(
         told = {
             "command": f"sifthinker train score {policy} --data {data.name} --modes {modes} --depth {depth}",
             "seed": seed,
+            "temperature": temperature,
             "made_by": made_by.read_text(encoding="utf-8").strip() if made_by.is_file() else None,
             "n": len(records),
             "modes": kept,

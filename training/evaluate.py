@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field
 
 from sifthinker.agent import create_focus_agent
 from sifthinker.nodes.context import Mode
-from sifthinker.nodes.depth import DepthMap, FixedDepth
+from sifthinker.nodes.depth import DepthMap, FixedDepth, load_depth
 from sifthinker.policy.base import Policy
 from sifthinker.policy.boxes import Box, hiou
 from sifthinker.policy.errors import SifthinkerError
@@ -62,25 +62,31 @@ def score(
     mode: Mode,
     depth: str = "embedded",
     seed: int = 0,
+    temperature: float = 0.0,
     workers: int = 16,
     on_done: Callable[[], None] | None = None,
 ) -> list[Scored]:
-    """Ask every question once, greedily, with its options in an order drawn from the seed.
+    """Ask every question once, with its options in an order drawn from the seed.
 
     Args:
         records, folder: questions, and the folder that their images are relative to.
         mode: how the agent focuses.
         depth: a depth source, or "exact" for the renderer's depth.
+        seed: of the options' order, and of what is sampled: another seed for each question, the same in every policy.
+        temperature: 0 is greedy; 1 samples as GRPO does, so that what it raises is what is scored.
         workers: questions under way at once; a local policy shares forward passes among them.
     """
-    shared = None if depth == "exact" else create_focus_agent(policy, depth=depth, mode=mode)
+    exact = depth == "exact"
+    shared = None if exact else load_depth(depth)
 
     def one(record: QuestionRecord) -> Scored:
         options = list(record.options)
-        np.random.default_rng([seed, *record.id.encode()]).shuffle(options)
+        rng = np.random.default_rng([seed, *record.id.encode()])
+        rng.shuffle(options)
         try:
-            agent = shared or create_focus_agent(
-                policy, depth=FixedDepth(DepthMap.from_png16(folder / record.depth)), mode=mode
+            measured_by = FixedDepth(DepthMap.from_png16(folder / record.depth)) if exact else shared
+            agent = create_focus_agent(
+                policy, depth=measured_by, mode=mode, temperature=temperature, seed=int(rng.integers(2**31))
             )
             result = agent.ask(record.question, image=folder / record.image, options=options)
         except SifthinkerError as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, Field, ValidationError
@@ -33,6 +33,7 @@ class Gain(BaseModel):
     """What a training gained in one mode."""
 
     mode: str
+    temperature: float = Field(default=0.0, description="At which all were asked; 0 is greedy.")
     questions: int
     answers: int = Field(description="Of all seeds.")
     measures: dict[str, Change]
@@ -72,19 +73,26 @@ def gains(pairs: Sequence[tuple[Path, Path]], *, modes: Sequence[str] | None = N
         seed: of the draws.
 
     Raises:
-        UsageError: a file that is none, files of different questions, or a mode that is missing.
+        UsageError: a file that is none, files of different questions or temperatures, or a mode that is missing.
     """
-    read = [(_read(before), _read(after)) for before, after in pairs]
+    files = [(_read(before), _read(after)) for before, after in pairs]
+    temperatures = sorted({told.temperature for pair in files for told in pair})
+    if len(temperatures) > 1:
+        said = " and ".join(f"{temperature:g}" for temperature in temperatures)
+        raise UsageError(f"The files are of temperatures {said}: one changes the scores as a training does.")
+    read = [(before.modes, after.modes) for before, after in files]
     common = [mode for mode in read[0][0] if all(mode in scores for pair in read for scores in pair)]
     missing = sorted(set(modes or ()) - set(common))
     if missing or not common:
         raise UsageError(
             f"Expected scores in mode {', '.join(missing) or 'any'} in all files; in all there is: {common}."
         )
-    return [_gain(mode, [(b[mode], a[mode]) for b, a in read], seed) for mode in modes or common]
+    return [_gain(mode, temperatures[0], [(b[mode], a[mode]) for b, a in read], seed) for mode in modes or common]
 
 
-def _gain(mode: str, pairs: Sequence[tuple[dict[str, Scored], dict[str, Scored]]], seed: int) -> Gain:
+def _gain(
+    mode: str, temperature: float, pairs: Sequence[tuple[dict[str, Scored], dict[str, Scored]]], seed: int
+) -> Gain:
     rows: list[tuple[Scored, Scored]] = []
     for before, after in pairs:
         if set(before) != set(after):
@@ -107,6 +115,7 @@ def _gain(mode: str, pairs: Sequence[tuple[dict[str, Scored], dict[str, Scored]]
         families[family] = _change(values["accuracy"][keep], kept, seed)
     return Gain(
         mode=mode,
+        temperature=temperature,
         questions=len(set(groups)),
         answers=len(rows),
         measures=measures,
@@ -128,14 +137,20 @@ def _of(scored: Scored, name: str) -> float:
     return float("nan") if value is None else float(value)
 
 
-def _read(path: Path) -> dict[str, dict[str, Scored]]:
-    """The answers of a score file by mode and question."""
+class _ScoreFile(NamedTuple):
+    modes: dict[str, dict[str, Scored]]
+    """The answers by mode and question."""
+    temperature: float
+
+
+def _read(path: Path) -> _ScoreFile:
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
-        return {
+        modes = {
             mode: {one["id"]: Scored.model_validate(one) for one in kept["answers"]}
             for mode, kept in told["modes"].items()
         }
+        return _ScoreFile(modes, float(told.get("temperature", 0.0)))
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
     except (ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:

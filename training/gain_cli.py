@@ -52,7 +52,8 @@ def _print(console: Console, found: Gain) -> None:
     from rich.table import Table
 
     seeds = f", {found.answers} answers" if found.answers != found.questions else ""
-    table = Table("", "before", "after", "difference", title=f"{found.mode}: {found.questions} questions{seeds}")
+    title = f"{found.mode}{_sampled(found)}: {found.questions} questions{seeds}"
+    table = Table("", "before", "after", "difference", title=title)
     for name, change in found.measures.items():
         table.add_row(name, *_cells(change))
     for family, change in found.families.items():
@@ -62,6 +63,15 @@ def _print(console: Console, found: Gain) -> None:
     console.print(f"{test.gained} answers became right, {test.lost} wrong: p = {test.p:.3g} (exact, paired).")
     is_gain, why = found.meets()
     console.print(f"{'A gain' if is_gain else 'No gain'}: {why}.", soft_wrap=True)
+
+
+def _sampled(found: Gain) -> str:
+    return f", sampled at temperature {found.temperature:g}" if found.temperature else ""
+
+
+def _words(**options: float | None) -> list[str]:
+    """Those options that were given, as words of a command line."""
+    return [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
 
 
 def _cells(change: Change) -> list[str]:
@@ -88,7 +98,9 @@ def ablation(
     steps: Annotated[int | None, typer.Option(help="Another number of steps than the recipe's.", min=1)] = None,
     seed: Annotated[int | None, typer.Option(help="Another seed than the recipe's.", min=0)] = None,
     mode: Annotated[str, typer.Option(help="In which they are scored.")] = "internal",
+    temperature: Annotated[float, typer.Option(help="At which they are scored; 0 is greedy.", min=0)] = 0.0,
     limit: Annotated[int | None, typer.Option(help="Only so many questions.", min=1)] = None,
+    processes: Annotated[int | None, typer.Option(help="Of each run; by default the recipe's.", min=1)] = None,
     table_only: Annotated[
         bool, typer.Option("--table", help="Print the table of what is finished; run nothing.")
     ] = False,
@@ -103,12 +115,19 @@ def ablation(
     if table_only:
         rows = table(out, names, mode=mode)
     else:
-        options = [word for name, value in (("steps", steps), ("seed", seed)) if value is not None
-                   for word in (f"--{name}", str(value))]  # fmt: skip
         rows = run_variants(
-            recipe, out, data, start=policy, variants=names, mode=mode, limit=limit, options=options
-        )  # fmt: skip
-    shown = Table("rewards", "accuracy", "HIoU", "valid", "depth error", title=f"{mode}, change over the start")
+            recipe,
+            out,
+            data,
+            start=policy,
+            variants=names,
+            mode=mode,
+            options=_words(steps=steps, seed=seed, processes=processes),
+            scoring=_words(temperature=temperature or None, limit=limit),
+        )
+    gained = next((row.gain for row in rows if row.gain is not None), None)
+    title = f"{mode}{_sampled(gained) if gained else ''}, change over the start"
+    shown = Table("rewards", "accuracy", "HIoU", "valid", "depth error", title=title)
     for row in rows:
         if row.gain is None:
             shown.add_row(row.variant, *["not finished"] * 4)

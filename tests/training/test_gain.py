@@ -15,7 +15,13 @@ from sifthinker.training.grpo.ablation import VARIANTS, run_variants, table
 FAMILIES = ("closer", "count", "sign")
 
 
-def _scores(path: Path, right: Sequence[bool], hiou: Sequence[float], modes: Sequence[str] = ("internal",)) -> Path:
+def _scores(
+    path: Path,
+    right: Sequence[bool],
+    hiou: Sequence[float],
+    modes: Sequence[str] = ("internal",),
+    temperature: float = 0.0,
+) -> Path:
     """A score file in which question i is of family i mod 3."""
     fixed = {"answer": "x", "valid": True, "seconds": 0.1, "images": 2, "tokens": 300}
     answers = [
@@ -29,7 +35,8 @@ def _scores(path: Path, right: Sequence[bool], hiou: Sequence[float], modes: Seq
         }
         for index, (one, place) in enumerate(zip(right, hiou, strict=True))
     ]
-    path.write_text(json.dumps({"modes": {mode: {"scores": {}, "answers": answers} for mode in modes}}))
+    told = {"temperature": temperature, "modes": {mode: {"scores": {}, "answers": answers} for mode in modes}}
+    path.write_text(json.dumps(told))
     return path
 
 
@@ -96,7 +103,13 @@ def test_the_command_prints_a_table_and_can_insist(tmp_path: Path, capsys: pytes
     assert told["internal"]["answers"] == 1200
 
 
-@pytest.mark.parametrize("what", ["missing", "other", "questions", "mode"])
+def test_what_was_sampled_is_called_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = _scores(tmp_path / "before.json", [True, False] * 5, [0.5] * 10, temperature=0.7)
+    assert run(["train", "gain", str(before), str(before)]) == 0
+    assert "internal, sampled at temperature 0.7: 10 questions" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("what", ["missing", "other", "questions", "mode", "temperature"])
 def test_files_that_do_not_fit_are_told(what: str, tmp_path: Path) -> None:
     before, after = _pair(tmp_path, gained=0.0)
     if what == "missing":
@@ -105,6 +118,8 @@ def test_files_that_do_not_fit_are_told(what: str, tmp_path: Path) -> None:
         after.write_text('{"modes": 3}')
     elif what == "questions":
         _scores(after, [True] * 5, [0.5] * 5)
+    elif what == "temperature":
+        _scores(after, [True] * 600, [0.5] * 600, temperature=1.0)
     else:
         _scores(after, [True] * 600, [0.5] * 600, modes=("tools",))
     with pytest.raises(UsageError):
@@ -121,10 +136,11 @@ def test_the_ablation_runs_every_variant_once_and_goes_on_where_it_ended(tmp_pat
             _scores(path, [True, False] * 10, [0.5] * 20)
         return int("without-depth" in arguments[arguments.index("--out") + 1]) if arguments[1] == "grpo" else 0
 
-    named = {"start": "embedded", "runner": runner, "options": ["--steps", "3"]}
+    named = {"start": "embedded", "runner": runner, "options": ["--steps", "3"], "scoring": ["--temperature", "1"]}
     with pytest.raises(SifthinkerError, match="without-depth"):
         run_variants("embedded-grpo", tmp_path / "a", tmp_path / "w", **named)  # type: ignore[arg-type]
     trained = [line for line in ran if line[1] == "grpo"]
+    assert all(line[line.index("--temperature") + 1] == "1" for line in ran if line[1] == "score")
     assert len(trained) == len(VARIANTS) == 6
     assert trained[2][trained[2].index("--without") :][:2] == ["--without", "format"]
     assert all(line[-2:] == ["--steps", "3"] for line in trained)

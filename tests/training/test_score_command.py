@@ -42,3 +42,17 @@ def test_modes_that_there_are_not_are_told_before_anything_is_loaded(
 ) -> None:
     assert run(["train", "score", "embedded", "--data", str(world), "--modes", modes]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_what_is_sampled_is_drawn_from_the_seed(world: Path, tmp_path: Path) -> None:
+    def answers(name: str, *words: str) -> list[tuple[str, float]]:
+        told = tmp_path / name
+        command = ["train", "score", "embedded", "--data", str(world), "--modes", "internal", "--json", str(told)]
+        assert run([*command, *words]) == 0
+        return [(one["answer"], one["hiou"]) for one in json.loads(told.read_text())["modes"]["internal"]["answers"]]
+
+    sampled = answers("a.json", "--temperature", "1")
+    assert answers("b.json", "--temperature", "1") == sampled
+    assert json.loads((tmp_path / "a.json").read_text())["temperature"] == 1.0
+    assert answers("c.json", "--temperature", "1", "--seed", "1") != sampled
+    assert answers("d.json") != sampled

@@ -21,10 +21,10 @@ from typing import Any
 
 from sifthinker.nodes.depth import DepthEstimator, load_depth
 from sifthinker.policy.errors import DataError, UsageError
-from sifthinker.policy.files import PART, write_whole
+from sifthinker.policy.files import write_whole
 from sifthinker.training.data.config import BuildConfig
 from sifthinker.training.data.depths import DepthShelf
-from sifthinker.training.data.files import Gate, locked, remove_parts, unwritable
+from sifthinker.training.data.files import Gate, locked, unwritable
 from sifthinker.training.data.make import Maker, RecordMaker
 from sifthinker.training.data.records import FORMAT
 from sifthinker.training.data.runner import Progress, Runner
@@ -134,11 +134,9 @@ def begin(out: Path, made_of: dict[str, Any]) -> None:
         if before != made_of:
             changed = sorted(key for key in {*before, *made_of} if before.get(key) != made_of.get(key))
             raise UsageError(f"{out} was begun with another {', '.join(changed)}: name another folder, or remove it.")
-        remove_parts(out)
         return
-    if any(entry.name != "lock" and not entry.name.endswith(PART) for entry in out.iterdir()):
+    if any(entry.name != "lock" for entry in out.iterdir()):
         raise UsageError(f"{out} holds something that is no data set of this program: name a new folder.")
-    remove_parts(out)
     _write_json(path, {"complete": False, "made_of": made_of})
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sifthinker.policy.errors import DataError, UsageError
-from sifthinker.policy.files import PART, beside, sync_file
+from sifthinker.policy.files import beside, half_written, sync_file
 
 
 def bring(source: Path, target: Path) -> None:
@@ -28,12 +28,6 @@ def bring(source: Path, target: Path) -> None:
         os.replace(part, target)
     finally:
         part.unlink(missing_ok=True)  # it stays where both names are links to one file already
-
-
-def remove_parts(folder: Path) -> None:
-    """Remove what a broken-off run left half-written."""
-    for part in folder.rglob(f"*{PART}"):
-        part.unlink(missing_ok=True)
 
 
 class Stopped(Exception):
@@ -77,6 +71,8 @@ def unwritable(error: OSError, folder: Path, kept: str = "") -> DataError:
 def locked(folder: Path, *, doing: str = "building") -> Iterator[None]:
     """The folder for this process alone, made if it is not there. Freed when the process ends, however it ends.
 
+    What a process that was killed left half-written is removed: a checkpoint's size, each time.
+
     Args:
         folder: with a file `lock` that holds the process's number.
         doing: what another process is told that this one does there.
@@ -92,6 +88,8 @@ def locked(folder: Path, *, doing: str = "building") -> Iterator[None]:
             raise UsageError(f"Process {process} is {doing} in {folder}: wait for it, or name another folder.")
         os.ftruncate(handle, 0)
         os.write(handle, f"{os.getpid()}\n".encode())
+        for part in half_written(folder):
+            part.unlink(missing_ok=True)
         yield
     finally:
         os.close(handle)  # which frees it

@@ -44,8 +44,8 @@ def run_variants(
     start: str,
     variants: Sequence[str] = tuple(VARIANTS),
     mode: str = "internal",
-    limit: int | None = None,
     options: Sequence[str] = (),
+    scoring: Sequence[str] = (),
     runner: Runner | None = None,
 ) -> list[Row]:
     """Train and score each variant that is not finished yet, and compare all with the start.
@@ -57,8 +57,8 @@ def run_variants(
         start: the policy that all begin with.
         variants: which.
         mode: in which they are scored.
-        limit: only so many questions.
         options: further ones of `sifthinker train grpo`, the same for all.
+        scoring: further ones of `sifthinker train score`, the same for all.
         runner: runs a command line of this program and gives its exit code.
 
     Raises:
@@ -68,7 +68,8 @@ def run_variants(
         raise UsageError(f"There is no variant {unknown[0]!r}: they are {', '.join(VARIANTS)}.")
     run = runner or _program
     out.mkdir(parents=True, exist_ok=True)
-    _score(run, start, data, out / f"{START}.json", mode, limit)
+    asked = ["--data", str(data), "--modes", mode, *scoring]
+    _score(run, start, asked, out / f"{START}.json")
     for name in variants:
         if scores_of(out, name).is_file():
             continue
@@ -77,7 +78,7 @@ def run_variants(
             raise SifthinkerError(
                 f"The run {out / name} ended with code {done}: see above, and run this command again."
             )
-        _score(run, str(out / name / "policy"), data, scores_of(out, name), mode, limit)
+        _score(run, str(out / name / "policy"), asked, scores_of(out, name))
     return table(out, variants, mode=mode)
 
 
@@ -104,12 +105,11 @@ def scores_of(out: Path, variant: str) -> Path:
     return out / f"{variant}.json"
 
 
-def _score(run: Runner, policy: str, data: Path, path: Path, mode: str, limit: int | None) -> None:
+def _score(run: Runner, policy: str, asked: Sequence[str], path: Path) -> None:
     if path.is_file():
         return
     part = path.with_suffix(".json.part")
-    arguments = ["train", "score", policy, "--data", str(data), "--modes", mode, "--json", str(part)]
-    if done := run([*arguments, *(["--limit", str(limit)] if limit else [])]):
+    if done := run(["train", "score", policy, *asked, "--json", str(part)]):
         raise SifthinkerError(f"Scoring {policy} ended with code {done}: see above, and run this command again.")
     os.replace(part, path)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 
 import numpy as np
 
@@ -36,8 +37,9 @@ class SceneStream:
                 yield self.buffer[int(self.rng.integers(len(self.buffer)))]
 
 
-def corpus(scenes: int = 300) -> list[str]:
-    """Questions, options and texts from which the tokenizer learns its words."""
+@cache
+def corpus(scenes: int = 300) -> tuple[str, ...]:
+    """Questions, options and texts from which the tokenizer learns its words: always the same, made once a process."""
     rng = np.random.default_rng(0)
     lines: list[str] = []
     for index in range(scenes):
@@ -45,4 +47,4 @@ def corpus(scenes: int = 300) -> list[str]:
         for question in make_questions(view, 10, rng):
             lines += [question.text, *question.options, *(f" {option}" for option in question.options)]
             lines += [step.text for step in make_trace(view, question, rng).steps]
-    return lines
+    return tuple(lines)

@@ -16,7 +16,7 @@ from PIL import Image
 
 from sifthinker.nodes.images import image_hash, load_image
 from sifthinker.policy.errors import DataError, UsageError
-from sifthinker.training.data import files
+from sifthinker.policy.files import PART, beside
 from sifthinker.training.data.build import build, is_complete
 from sifthinker.training.data.config import BuildConfig, SourceConfig
 from sifthinker.training.data.files import locked
@@ -142,6 +142,24 @@ def test_two_processes_do_not_write_to_one_folder(tmp_path: Path) -> None:
     assert len(built(path, out)) == 1
 
 
+def test_what_a_killed_process_left_half_written_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    left, film, other = beside(tmp_path / "checkpoint.pt"), tmp_path / "film.part", tmp_path / ".film.part"
+    deep = beside(tmp_path / "policy" / "model.safetensors")
+    deep.parent.mkdir()
+    for path in (left, film, other, deep):
+        path.write_bytes(b"half")
+    with locked(tmp_path):
+        assert not left.exists()
+        assert not deep.exists()
+        begun = beside(tmp_path / "checkpoint.pt")
+        begun.write_bytes(b"half")
+        with pytest.raises(UsageError), locked(tmp_path):
+            pass
+        assert begun.exists(), "another process is writing it"
+    assert film.exists()
+    assert other.exists()
+
+
 def test_a_missing_folder_of_images_is_told_before_anything_is_refused(tmp_path: Path) -> None:
     path = questions(tmp_path / "s", 3)
     (tmp_path / "s/images").rename(tmp_path / "elsewhere")
@@ -200,7 +218,7 @@ def test_a_disk_that_fills_up_anywhere_loses_nothing_that_was_finished(
         assert "No space left" in said
         assert "same command again" in said
         assert not is_complete(out)
-        assert not list(out.rglob(f"*{files.PART}"))
+        assert not list(out.rglob(f"*{PART}"))
         built(path, out, shard_size=2, concurrency=1)
         assert contents(out) == whole
         rounds += 1
