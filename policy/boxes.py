@@ -24,6 +24,7 @@ Size = tuple[int, int]
 """(width, height) in pixels."""
 
 _HUGE = 1e150  # beyond it an area is not finite
+_STRIP = 128  # columns of cells of `union_iou` at a time
 WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 """The whole image."""
 
@@ -187,34 +188,36 @@ def pairwise_iou(a_xyxy: npt.ArrayLike, b_xyxy: npt.ArrayLike) -> npt.NDArray[np
 def union_iou(a_xyxy: npt.ArrayLike, b_xyxy: npt.ArrayLike) -> float:
     """Exact IoU of the regions that two lists of boxes cover, (N, 4) and (M, 4); 0 where nothing is covered.
 
-    A line sweeps over x; between two neighbouring edges the covered stretches of y do not change. Time is quadratic
-    in the number of boxes, memory linear.
+    The edges cut the plane into a grid of at most 2(N + M) by 2(N + M) cells, each covered whole or not at all. Time is
+    quadratic in the number of boxes, memory linear: columns of cells are counted a strip at a time.
     """
     a, b = _as_xyxy(a_xyxy, "a_xyxy"), _as_xyxy(b_xyxy, "b_xyxy")
     if not len(a) or not len(b):
         return 0.0
     every = np.concatenate([a, b])  # (N + M, 4)
-    every = np.where((every[:, 2] > every[:, 0])[:, None] & (every[:, 3] > every[:, 1])[:, None], every, 0.0)
-    ys = np.unique(every[:, [1, 3]])
-    heights = np.append(np.diff(ys), 0.0)  # of the stretch above each edge
+    owner = (np.arange(len(every)) >= len(a)).astype(np.intp)  # 0: of a, 1: of b
+    covers = (every[:, 2] > every[:, 0]) & (every[:, 3] > every[:, 1])
+    every, owner = every[covers], owner[covers]
+    xs, ys = np.unique(every[:, 0::2]), np.unique(every[:, 1::2])
+    widths, heights = np.diff(xs), np.diff(ys)
+    left, right = np.searchsorted(xs, every[:, 0]), np.searchsorted(xs, every[:, 2])
     low, high = np.searchsorted(ys, every[:, 1]), np.searchsorted(ys, every[:, 3])
-    owner = (np.arange(len(every)) >= len(a)).astype(int)  # 0: of a, 1: of b
-    order = np.concatenate([np.argsort(every[:, 0]), len(every) + np.argsort(every[:, 2])])
-    edges = np.concatenate([every[:, 0], every[:, 2]])
-    order = order[np.argsort(edges[order], kind="stable")]
-    change = np.zeros((2, len(ys)), dtype=np.int64)  # boxes that begin (+) or end (-) at each y, by owner
     shared = union = 0.0
-    x = edges[order[0]]
-    for event in order:
-        if edges[event] > x:
-            inside = np.cumsum(change, axis=1) > 0  # (2, stretches)
-            width = edges[event] - x
-            shared += width * float(heights[inside[0] & inside[1]].sum())
-            union += width * float(heights[inside[0] | inside[1]].sum())
-            x = edges[event]
-        box, sign = event % len(every), 1 if event < len(every) else -1
-        change[owner[box], low[box]] += sign
-        change[owner[box], high[box]] -= sign
+    before = np.zeros((2, 1, len(ys)), dtype=np.int64)  # boxes over each stretch of y where the last strip ended
+    for first in range(0, len(widths), _STRIP):
+        width = widths[first : first + _STRIP]
+        change = np.zeros((2, len(width), len(ys)), dtype=np.int64)  # boxes that begin (+) or end (-), by owner
+        for column, sign in ((left, 1), (right, -1)):
+            here = (column >= first) & (column < first + len(width))
+            of, at = owner[here], column[here] - first
+            np.add.at(change, (of, at, low[here]), sign)
+            np.add.at(change, (of, at, high[here]), -sign)
+        change[:, :1] += before
+        begun = np.cumsum(change, axis=1)
+        before = begun[:, -1:]
+        inside = np.cumsum(begun, axis=2)[:, :, :-1] > 0  # (2, columns, stretches)
+        shared += float(width @ (inside[0] & inside[1]) @ heights)
+        union += float(width @ (inside[0] | inside[1]) @ heights)
     return shared / union if union > 0 else 0.0
 
 
@@ -248,6 +251,9 @@ def best_matching(gain: npt.ArrayLike) -> list[tuple[int, int]]:
         raise ValueError("expected finite numbers in the table, got one that is not")
     if table.shape[0] > table.shape[1]:
         return sorted((row, column) for column, row in best_matching(table.T))
+    own = table.argmax(1) if table.size else np.zeros(0, dtype=np.intp)
+    if len(np.unique(own)) == len(table):  # each row has its best to itself
+        return [(row, int(column)) for row, column in enumerate(own)]
     cost = -table
     rows, columns = cost.shape
     u, v = np.zeros(rows), np.zeros(columns)

@@ -185,6 +185,19 @@ def test_iou_of_unions_is_what_counting_cells_gives(a: list[Box], b: list[Box]) 
     assert union_iou(a, b) == pytest.approx(expected)
 
 
+def test_iou_of_unions_of_many_boxes_is_what_counting_cells_gives() -> None:
+    rng = np.random.default_rng(0)
+    cells = 500  # more edges than are counted in one strip
+    low = rng.integers(0, cells - 40, (300, 2))
+    high = low + rng.integers(1, 40, (300, 2))
+    painted = np.zeros((2, cells, cells), dtype=bool)
+    for index, ((left, top), (right, bottom)) in enumerate(zip(low, high, strict=True)):
+        painted[index % 2, top:bottom, left:right] = True
+    every = np.concatenate([low, high], axis=1) / cells
+    expected = (painted[0] & painted[1]).sum() / (painted[0] | painted[1]).sum()
+    assert union_iou(every[0::2], every[1::2]) == pytest.approx(expected)
+
+
 def test_a_box_split_in_two_covers_the_same() -> None:
     halves = [(0.1, 0.2, 0.3, 0.6), (0.3, 0.2, 0.5, 0.6)]
     assert union_iou(halves, [(0.1, 0.2, 0.5, 0.6)]) == pytest.approx(1)
