@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pickle
 import re
 import shutil
 from collections.abc import Collection
@@ -21,6 +22,9 @@ from sifthinker.policy.files import sync_file, sync_folder
 
 MARKER = "complete.json"
 SAVING = ".saving"
+TORN = (RuntimeError, ValueError, KeyError, TypeError, OSError, EOFError, pickle.UnpicklingError)
+"""What reading tensors raises of a file that was cut off (an OSError too, where its end is looked for before its
+beginning), or is something else."""
 _GONE = ".gone-"
 _NAME = re.compile(r"checkpoint-(\d+)")
 

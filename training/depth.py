@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -28,6 +27,7 @@ from torch import Tensor, nn
 from sifthinker.nodes.depth_anything import DepthAnythingV2, DepthConfig
 from sifthinker.policy.errors import DepthError
 from sifthinker.policy.files import write_whole
+from sifthinker.training.checkpoints import TORN
 from sifthinker.training.depth_data import RELATIVE_FLOOR, draw_batch, measure_depth, render_scenes
 
 log = logging.getLogger(__name__)
@@ -200,7 +200,7 @@ def _resume(out: Path, settings: DepthTraining, *parts: Any) -> int:
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
         saved = {name: saved[name] for name in ("step", "settings", "parts")}
-    except (RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
+    except TORN as error:
         raise DepthError(
             f"{path} is no checkpoint of this training, or is damaged: remove it, or name another folder."
         ) from error

@@ -11,6 +11,7 @@ from PIL import Image
 
 from sifthinker.nodes.depth import depth_to_rgb
 from sifthinker.policy import prompts
+from sifthinker.policy.errors import DataError
 from sifthinker.policy.messages import ImagePart, message
 from sifthinker.policy.trace import parse
 from sifthinker.training.scratch.batches import collate, encode
@@ -191,3 +192,13 @@ def test_inference_tokens_are_the_training_tokens(trainer: Trainer, tmp_path: Pa
     shown = [Image.fromarray(sample.rgb), Image.fromarray(sample.depth)]
     expected = _image_processor()(images=shown, return_tensors="pt")
     assert torch.allclose(pixels, expected["pixel_values"], atol=1e-6)
+
+
+def test_a_checkpoint_that_was_cut_off_anywhere_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pt"
+    torch.save({"ema": [torch.zeros(500 + number) for number in range(8)]}, path)
+    whole = path.read_bytes()
+    for size in (*range(0, len(whole), 97), len(whole) - 1):
+        path.write_bytes(whole[:size])
+        with pytest.raises(DataError, match="is damaged"):
+            export_policy(tmp_path, tmp_path / "policy")

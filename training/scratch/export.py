@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 from pathlib import Path
 
 import torch
@@ -14,6 +13,7 @@ from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoP
 from sifthinker.policy.base import PolicyProfile
 from sifthinker.policy.boxes import BoxSpace
 from sifthinker.policy.errors import DataError, UsageError
+from sifthinker.training.checkpoints import TORN
 from sifthinker.training.scratch.card import write_card
 from sifthinker.training.scratch.model import CROP_PX, DEPTH_PX, MERGE, PATCH_PX, RGB_PX, TOKEN_PX, build_model
 from sifthinker.training.scratch.recipe import ScratchRecipe
@@ -56,7 +56,7 @@ def export_policy(run: Path, out: Path, *, ema: bool = True, scores: Path | None
     try:
         state = torch.load(path, weights_only=True)
         saved = state["ema" if ema else "params"]
-    except (RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
+    except TORN as error:
         raise DataError(f"{path} is no checkpoint of a training from scratch, or is damaged.") from error
     tokenizer = build_tokenizer(corpus())
     recipe_path = run / "recipe.json"

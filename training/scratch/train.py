@@ -14,7 +14,6 @@ import json
 import logging
 import math
 import os
-import pickle
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -30,6 +29,7 @@ from transformers import Qwen3VLForConditionalGeneration
 
 from sifthinker.policy.errors import DataError
 from sifthinker.policy.files import write_whole
+from sifthinker.training.checkpoints import TORN
 from sifthinker.training.data.files import locked, unwritable
 from sifthinker.training.scratch.batches import KINDS, collate, encode, learnt
 from sifthinker.training.scratch.losses import Losses
@@ -248,13 +248,17 @@ class Trainer:
         """Go on from the checkpoint in the run's folder, if there is one.
 
         Raises:
-            DataError: it is damaged, or of another recipe.
+            DataError: it cannot be read, is damaged, or of another recipe.
         """
         path = self.out / "checkpoint.pt"
         if not path.exists():
             return
         try:
-            state = torch.load(path, weights_only=True)
+            packed = io.BytesIO(path.read_bytes())
+        except OSError as error:
+            raise DataError(f"{path} cannot be read ({error.strerror}).") from error
+        try:
+            state = torch.load(packed, weights_only=True)
             with torch.no_grad():
                 for parameter, saved in zip(self.params, state["params"], strict=True):
                     parameter.copy_(saved)
@@ -262,7 +266,7 @@ class Trainer:
             self.cursor = Cursor(**state["cursor"])
             for optimizer, saved in zip(self.optimizers, state.get("optimizers", []), strict=False):
                 optimizer.load_state_dict(saved)
-        except (RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
+        except TORN as error:
             raise DataError(
                 f"{path} cannot be gone on from ({first_line(error)}): it is damaged or of another "
                 "recipe. Name another folder, or remove it to begin anew."

@@ -1,7 +1,7 @@
 """Depth Anything V2 Small: timm's backbone with the head written here, against transformers' on the same weights.
 
-Both do the same arithmetic in the same library, so processor time is compared, which other work disturbs least; the
-note has the ratio by the clock.
+Both do the same arithmetic in the same library, so processor time is compared, which other work disturbs least, and of
+one thread, since one of two that waits for the other counts as busy; the note has the ratio by the clock.
 """
 
 from __future__ import annotations
@@ -75,12 +75,17 @@ def figures(repeat: int) -> Iterator[Figure]:
 def _against(
     repeat: int, what: str, ours: Callable[[], object], theirs: Callable[[], object], told: str = ""
 ) -> Figure:
-    found = rounds(2 * repeat, spent(ours), spent(theirs))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        found = rounds(2 * repeat, spent(ours), spent(theirs))
+    finally:
+        torch.set_num_threads(threads)
     processor, clock = ([[way[kind] for way in row] for row in found] for kind in (0, 1))
     by_clock = sorted(ratios(clock, 0, 1))
     note = f"{number_of(processor, 0):.2f} s; by the clock {by_clock[len(by_clock) // 2]:.2f} ×"
     note = f"{note}; {told}" if told else note
-    return Figure(f"{what}: processor time", ratios(processor, 0, 1), THEIRS, at_most=1, note=note)
+    return Figure(f"{what}: processor time of a thread", ratios(processor, 0, 1), THEIRS, at_most=1, note=note)
 
 
 def _maps(repeat: int, ours: DepthAnythingV2, image: Image.Image) -> Iterator[Figure]:
