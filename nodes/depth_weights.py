@@ -124,8 +124,8 @@ def _locate(source: str | Path) -> tuple[Path, str]:
         path = Path(str(files("sifthinker.policy.embedded") / "depth"))
         if not (path / "model.safetensors").is_file():
             raise DepthError(
-                "The embedded depth network is not in this installation: train it with `python -m "
-                'sifthinker.training.depth fit`, or choose depth="none".'
+                "The embedded depth network is not in this installation: train it with "
+                '`sifthinker train depth fit`, or choose depth="none".'
             )
         return path, "embedded"
     path = Path(source).expanduser()

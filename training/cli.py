@@ -10,7 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer(help="Train a policy, and the depth model of the block world.", no_args_is_help=True)
+app = typer.Typer(
+    add_completion=False, help="Train a policy, and the depth model of the block world.", no_args_is_help=True
+)
 
 
 @app.callback()
@@ -189,11 +191,13 @@ def export(
 
 
 def _mount() -> None:
+    from sifthinker.training import depth_cli
     from sifthinker.training.gain_cli import ablation, gain
     from sifthinker.training.grpo.cli import grpo
 
     for command in (grpo, gain, ablation):
         app.command()(command)
+    app.add_typer(depth_cli.app, name="depth")
 
 
 _mount()

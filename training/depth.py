@@ -1,7 +1,7 @@
 """Trains the depth network of the block world, and measures it.
 
-    python -m sifthinker.training.depth fit --out runs/depth
-    python -m sifthinker.training.depth measure runs/depth --split test --count 300
+    sifthinker train depth fit --out runs/depth
+    sifthinker train depth measure runs/depth --split test --count 300
 
 It is the class of Depth Anything V2 in a small shape. Unlike the real one it learns depth on a fixed scale, since every
 scene of the world has the same, so its output needs no stretching. Simplified against the paper: one stage, no
@@ -10,16 +10,14 @@ pseudo-labels, exact depth as the target.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
-import typer
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -28,7 +26,7 @@ from sifthinker.nodes.depth_anything import DepthAnythingV2, DepthConfig
 from sifthinker.policy.errors import DepthError
 from sifthinker.policy.files import write_whole
 from sifthinker.training.checkpoints import TORN
-from sifthinker.training.depth_data import RELATIVE_FLOOR, draw_batch, measure_depth, render_scenes
+from sifthinker.training.depth_data import RELATIVE_FLOOR, draw_batch, render_scenes
 
 log = logging.getLogger(__name__)
 
@@ -210,43 +208,3 @@ def _resume(out: Path, settings: DepthTraining, *parts: Any) -> int:
         part.load_state_dict(state)
     log.info("going on from step %d", saved["step"])
     return int(saved["step"])
-
-
-app = typer.Typer(help="The depth network of the block world.", no_args_is_help=True)
-
-
-@app.command("fit")
-def _fit_command(
-    out: Annotated[Path, typer.Option(help="Folder for checkpoints and the trained network.")] = Path("runs/depth"),
-    steps: Annotated[int, typer.Option(min=1)] = DepthTraining().steps,
-    scenes: Annotated[int, typer.Option(min=1)] = DepthTraining().scenes,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-) -> None:
-    """Train from scratch, or go on with what stands in the folder."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    losses: list[float] = []
-
-    def report(step: int, loss: float) -> None:
-        losses.append(loss)
-        if step % 50 == 0:
-            log.info("step %d of %d, loss %.4f", step, steps, float(np.mean(losses[-50:])))
-
-    train_depth(out, settings=DepthTraining(steps=steps, scenes=scenes, seed=seed), on_step=report)
-
-
-@app.command("measure")
-def _measure_command(
-    source: Annotated[str, typer.Argument(help="What `DepthAnythingV2.from_pretrained` takes.")] = "embedded",
-    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
-    count: Annotated[int, typer.Option(min=1)] = 300,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-) -> None:
-    """Print the errors against exact depth, as JSON."""
-    if split not in ("train", "val", "test"):
-        raise typer.BadParameter(f"expected train, val or test, got {split!r}")
-    scores = measure_depth(DepthAnythingV2.from_pretrained(source), split=split, count=count, seed=seed)  # type: ignore[arg-type]
-    typer.echo(json.dumps({name: round(value, 4) for name, value in scores.model_dump().items()}))
-
-
-if __name__ == "__main__":
-    app()

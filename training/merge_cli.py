@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Put an adapter into its weights, with processor, profile and model card.")
+app = typer.Typer(add_completion=False, help="Put an adapter into its weights, with processor, profile and model card.")
 
 
 @app.command()

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 from sifthinker.nodes.depth import DepthMap, FixedDepth, load_depth
 from sifthinker.nodes.depth_anything import DepthAnythingV2, DepthConfig
 from sifthinker.policy.errors import DepthError
-from sifthinker.training.depth import DepthTraining, app, depth_loss, train_depth
+from sifthinker.training.depth import DepthTraining, depth_loss, train_depth
+from sifthinker.training.depth_cli import app
 from sifthinker.training.depth_data import draw_batch, measure_depth, render_scenes, shrink_depth
 from sifthinker.training.world.render import render
 from sifthinker.training.world.scene import make_scene, scene_seed

@@ -9,7 +9,11 @@ import typer
 if TYPE_CHECKING:
     from sifthinker.training.benchmarks.base import Benchmark
 
-app = typer.Typer(help="Benchmarks that can be compared on: what they are, how to get them.", no_args_is_help=True)
+app = typer.Typer(
+    add_completion=False,
+    help="Benchmarks that can be compared on: what they are, how to get them.",
+    no_args_is_help=True,
+)
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")]
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 _CACHE_BYTES = 250_000_000  # of a local policy's prefix cache: what is under way, not everything that was asked
 _DEFAULT_MODES = "direct,internal,tools,adaptive"

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sifthinker.training.data.stats import Stats
 
 app = typer.Typer(
+    add_completion=False,
     help="Training data: build records with focus traces from questions and boxes, check them, look at them.",
     no_args_is_help=True,
 )

@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from sifthinker.training.distil.run import Distilled
 
-app = typer.Typer(help="Make training data of the agent's own good runs.")
+app = typer.Typer(add_completion=False, help="Make training data of the agent's own good runs.")
 
 
 @app.command()

@@ -17,7 +17,7 @@ from sifthinker.agent.words import plain
 if TYPE_CHECKING:
     from sifthinker.training.rewards.explain import Explanation
 
-app = typer.Typer(help="What completions earn in training, and why.", no_args_is_help=True)
+app = typer.Typer(add_completion=False, help="What completions earn in training, and why.", no_args_is_help=True)
 
 
 @app.command()

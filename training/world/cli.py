@@ -10,7 +10,11 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-app = typer.Typer(help="Scenes and questions of the block world: rendered, exact, no download.", no_args_is_help=True)
+app = typer.Typer(
+    add_completion=False,
+    help="Scenes and questions of the block world: rendered, exact, no download.",
+    no_args_is_help=True,
+)
 
 
 @app.callback()
