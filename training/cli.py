@@ -167,8 +167,11 @@ def score(
     Console().print(table)
     if json_out is not None:
         made_by = data / "made_by.txt"
+        words = [f"sifthinker train score {policy} --data {data.name} --modes {modes} --depth {depth}"]
+        words += [f"--seed {seed}"] if seed else []
+        words += [f"--temperature {temperature:g}"] if temperature else []
         told = {
-            "command": f"sifthinker train score {policy} --data {data.name} --modes {modes} --depth {depth}",
+            "command": " ".join(words),
             "seed": seed,
             "temperature": temperature,
             "made_by": made_by.read_text(encoding="utf-8").strip() if made_by.is_file() else None,

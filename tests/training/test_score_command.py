@@ -53,6 +53,8 @@ def test_what_is_sampled_is_drawn_from_the_seed(world: Path, tmp_path: Path) -> 
 
     sampled = answers("a.json", "--temperature", "1")
     assert answers("b.json", "--temperature", "1") == sampled
-    assert json.loads((tmp_path / "a.json").read_text())["temperature"] == 1.0
+    told = json.loads((tmp_path / "a.json").read_text())
+    assert told["temperature"] == 1.0
+    assert told["command"].endswith("--temperature 1")
     assert answers("c.json", "--temperature", "1", "--seed", "1") != sampled
     assert answers("d.json") != sampled
