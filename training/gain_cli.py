@@ -127,7 +127,10 @@ def ablation(
         )
     gained = next((row.gain for row in rows if row.gain is not None), None)
     title = f"{mode}{_sampled(gained) if gained else ''}, change over the start"
-    shown = Table("rewards", "accuracy", "HIoU", "valid", "depth error", title=title)
+    shown = Table(title=title)
+    shown.add_column("rewards", no_wrap=True, min_width=max(map(len, names)))
+    for heading in ("accuracy", "HIoU", "valid", "depth error"):
+        shown.add_column(heading)
     for row in rows:
         if row.gain is None:
             shown.add_row(row.variant, *["not finished"] * 4)
