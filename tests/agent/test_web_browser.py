@@ -6,11 +6,8 @@ Needs Playwright (`pip install playwright`) and a Chromium: one that is on the p
 from __future__ import annotations
 
 import re
-import shutil
 import threading
-from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 from scripted import area, focus_lines
@@ -18,84 +15,16 @@ from scripted import area, focus_lines
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 pytest.importorskip("httpx")
-playwright = pytest.importorskip("playwright.sync_api", exc_type=ImportError)
-from web_serving import scripted_agent, serving  # noqa: E402
+pytest.importorskip("playwright.sync_api", exc_type=ImportError)
+from browsing import LEFT, RIGHT, SIZE, agent, ask, take, waiting
+from web_serving import scripted_agent, serving
 
-from sifthinker.agent.report import Report, ReportBox, ReportStep, render_report  # noqa: E402
-from sifthinker.nodes.depth import DepthMap  # noqa: E402
-from sifthinker.nodes.tools import Found, Region, visual_tool  # noqa: E402
+from sifthinker.agent.report import Report, ReportBox, ReportStep, render_report
+from sifthinker.nodes.tools import Found, Region, visual_tool
 
 pytestmark = pytest.mark.slow
 
-LEFT, RIGHT = (0.1, 0.2, 0.5, 0.6), (0.5, 0.2, 0.9, 0.6)
-SIZE = (320, 240)
-PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 HOSTILE = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>"\'&'
-
-
-@pytest.fixture(scope="module")
-def browser():
-    program = next((found for name in PROGRAMS if (found := shutil.which(name))), None)
-    with playwright.sync_playwright() as play:
-        try:
-            started = play.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        except playwright.Error as error:
-            pytest.skip(f"no Chromium can be started: {str(error).splitlines()[0]}")
-        yield started
-        started.close()
-
-
-@pytest.fixture
-def opened(browser):
-    """Opens the page; at the end no script may have failed and nothing may have broken the content policy."""
-    contexts, complaints = [], []
-
-    def open_page(address, *, context=None, **settings):
-        if context is None:
-            context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **settings})
-            contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(30_000)
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on(
-            "console",
-            lambda told: (
-                complaints.append(told.text) if "Content Security" in told.text or "Trusted" in told.text else None
-            ),
-        )
-        page.goto(address)
-        page.wait_for_selector("#policy:not([hidden])")
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert complaints == []
-
-
-@pytest.fixture
-def picture(tmp_path: Path) -> str:
-    path = tmp_path / "cups.png"
-    Image.new("RGB", SIZE, "teal").save(path)
-    return str(path)
-
-
-def agent(*lines, **settings):
-    ramp = np.tile(np.linspace(0, 1, SIZE[0], dtype=np.float32), (SIZE[1], 1))
-    return scripted_agent(*lines, depth=DepthMap(ramp, "ramp"), **settings)
-
-
-def take(page, picture):
-    page.set_input_files("#file", picture)
-    page.wait_for_selector("#looking:not([hidden])")
-
-
-def ask(page, question="What colour?", state="answered"):
-    before = page.locator(".turn").count()
-    page.fill("#question", question)
-    page.press("#question", "Enter")
-    page.wait_for_function("count => document.querySelectorAll('.turn').length > count", arg=before)
-    page.wait_for_selector(f".turn:first-child[data-state={state}]")
 
 
 def boxes(page, frame="rgb"):
@@ -232,106 +161,6 @@ def test_troubles_are_told_where_the_question_is(opened, picture):
     page.click("#ask")
     page.wait_for_selector("#trouble:not([hidden])")
     assert page.inner_text("#trouble").startswith("The server cannot be reached")
-
-
-def drag(page, start, end):
-    page.mouse.move(*start)
-    page.mouse.down()
-    page.mouse.move((start[0] + end[0]) / 2, (start[1] + end[1]) / 2)
-    page.mouse.move(*end)
-    page.mouse.up()
-
-
-def point(page, x, y):
-    around = page.locator("#rgb img").bounding_box()
-    return around["x"] + x * around["width"], around["y"] + y * around["height"]
-
-
-def waiting(page, picture):
-    take(page, picture)
-    page.check("#confirm")
-    ask(page, state="waiting")
-    page.wait_for_selector(".edit")
-
-
-def test_a_box_is_edited_with_the_mouse_before_the_crop(opened, picture):
-    with serving(agent(*focus_lines(LEFT))) as address:
-        page = opened(address)
-        waiting(page, picture)
-        assert page.inner_text("#approve") == "Look here"
-        drag(page, point(page, 0.3, 0.4), point(page, 0.4, 0.5))  # the whole box: to 0.2, 0.3 – 0.6, 0.7
-        drag(page, point(page, 0.6, 0.7), point(page, 0.8, 0.9))  # its lower right corner
-        assert page.get_attribute(".edit", "aria-label") == "Box 1: left 20 %, top 30 %, right 80 %, bottom 90 %"
-        assert page.inner_text("#approve") == "Look here instead"
-        page.click("#approve")
-        page.wait_for_selector(".turn[data-state=answered]")
-        assert "0.20, 0.30 – 0.80, 0.90" in page.inner_text(".step")
-        assert "set by a person" in page.inner_text(".step")
-        assert page.locator(".crops img").count() == 1
-        assert page.locator(".edit").count() == 0
-
-
-def test_a_person_goes_back_to_a_step_and_looks_elsewhere_from_there(opened, picture):
-    with serving(
-        agent(*focus_lines(LEFT, RIGHT, answer="red"), "<text>so</text></think><answer>blue</answer>")
-    ) as address:
-        page = opened(address)
-        take(page, picture)
-        ask(page)
-        assert page.locator(".back:visible").count() == 0
-        page.locator(".step .head").nth(1).click()
-        page.click(".back:visible")
-        page.wait_for_selector(".turn[data-state=waiting]")
-        assert page.locator(".step").count() == 2
-        assert page.is_checked("#rest"), "later steps are not asked about"
-        page.locator(".edit").focus()
-        page.keyboard.press("ArrowLeft")
-        page.click("#approve")
-        page.wait_for_selector(".turn[data-state=answered]")
-        assert page.inner_text(".answer .said") == "blue"
-        assert "set by a person" in page.locator(".step").nth(1).inner_text()
-        assert page.locator("text=Download the report").is_visible()
-
-
-def test_boxes_are_drawn_moved_and_removed_with_mouse_and_keyboard(opened, picture):
-    with serving(agent(*focus_lines(LEFT))) as address:
-        page = opened(address)
-        waiting(page, picture)
-        drag(page, point(page, 0.6, 0.65), point(page, 0.9, 0.95))
-        assert page.locator(".edit").count() == 2
-        page.locator(".edit").nth(0).focus()
-        page.keyboard.press("Delete")
-        assert page.locator(".edit").count() == 1
-        page.keyboard.press("ArrowLeft")
-        page.keyboard.press("Shift+ArrowUp")
-        label = page.get_attribute(".edit", "aria-label")
-        assert label == "Box 1: left 59 %, top 65 %, right 89 %, bottom 94 %"
-        assert label.removeprefix("Box 1: ") in page.inner_text("#status")
-        page.click("text=Boxes in numbers")
-        page.fill(".numbers label:nth-of-type(1) input", "10")
-        page.keyboard.press("Tab")
-        assert "left 10 %" in page.get_attribute(".edit", "aria-label")
-        page.click("text=As proposed")
-        assert page.inner_text("#approve") == "Look here"
-        page.locator(".edit").focus()
-        page.keyboard.press("Delete")
-        assert page.is_disabled("#approve"), "no box, nothing to look at"
-
-
-def test_a_person_declines_or_lets_it_go_on_without_asking(opened, picture):
-    lines = [f"<think>{area(LEFT)}", f"<text>no</text>{area(RIGHT)}", "<text>it</text></think><answer>red</answer>"]
-    asked = agent(*lines)
-    with serving(asked) as address:
-        page = opened(address)
-        waiting(page, picture)
-        page.fill("#reason", "There is nothing.")
-        page.click("#decline")
-        page.wait_for_function("() => document.querySelector('#decision-title')?.textContent.startsWith('Step 2')")
-        page.check("#rest")
-        page.click("#approve")
-        page.wait_for_selector(".turn[data-state=answered]")
-        assert "declined" in page.inner_text(".step:first-child .title")
-    assert "There is nothing." in asked.context.policy.heard[1][-1].text
 
 
 def test_a_script_in_an_answer_a_text_a_question_or_a_name_stays_text(opened, tmp_path):
