@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 PART = ".part"
@@ -45,9 +45,9 @@ def beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}{PART}")
 
 
-def half_written(folder: Path) -> Iterator[Path]:
+def half_written(folder: Path) -> list[Path]:
     """What `beside` named in a folder and below: where nobody writes, all that a killed process left."""
-    return (path for path in folder.rglob(f".*{PART}") if _BESIDE.fullmatch(path.name))
+    return [path for path in folder.rglob(f".*{PART}") if _BESIDE.fullmatch(path.name)]
 
 
 def sync_file(path: Path) -> None:

@@ -71,7 +71,7 @@ def unwritable(error: OSError, folder: Path, kept: str = "") -> DataError:
 def locked(folder: Path, *, doing: str = "building") -> Iterator[None]:
     """The folder for this process alone, made if it is not there. Freed when the process ends, however it ends.
 
-    What a process that was killed left half-written is removed: a checkpoint's size, each time.
+    What a process that was killed left half-written is removed: a checkpoint, a policy's folder.
 
     Args:
         folder: with a file `lock` that holds the process's number.
@@ -89,7 +89,10 @@ def locked(folder: Path, *, doing: str = "building") -> Iterator[None]:
         os.ftruncate(handle, 0)
         os.write(handle, f"{os.getpid()}\n".encode())
         for part in half_written(folder):
-            part.unlink(missing_ok=True)
+            if part.is_dir():
+                shutil.rmtree(part, ignore_errors=True)
+            else:
+                part.unlink(missing_ok=True)
         yield
     finally:
         os.close(handle)  # which frees it

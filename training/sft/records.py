@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sifthinker.policy.base import PolicyProfile
 from sifthinker.policy.errors import DataError, UsageError
-from sifthinker.policy.files import write_whole
+from sifthinker.policy.files import beside, write_whole
 from sifthinker.policy.profiles import PROFILE_FILE
 from sifthinker.training import checkpoints
 from sifthinker.training.card import TRAINING_FILE, write_card
@@ -126,8 +126,7 @@ def ship(
         without: how names of files begin that stay behind, besides those of every trainer's state.
     """
     record.finished = True
-    part = out / f".policy.{os.getpid()}.part"
-    shutil.rmtree(part, ignore_errors=True)
+    part = beside(out / "policy")
     part.mkdir()
     for path in checkpoint.iterdir():
         if path.is_file() and not path.name.startswith((*_NO_WEIGHTS, *without)):

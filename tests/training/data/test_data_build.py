@@ -148,8 +148,12 @@ def test_what_a_killed_process_left_half_written_is_removed_and_nothing_else(tmp
     deep.parent.mkdir()
     for path in (left, film, other, deep):
         path.write_bytes(b"half")
+    policy = beside(tmp_path / "policy")
+    policy.mkdir()
+    (policy / "model.safetensors").write_bytes(b"half")
     with locked(tmp_path):
         assert not left.exists()
+        assert not policy.exists()
         assert not deep.exists()
         begun = beside(tmp_path / "checkpoint.pt")
         begun.write_bytes(b"half")
