@@ -13,7 +13,7 @@ from PIL import Image
 from sifthinker.agent.console import FocusConsole
 from sifthinker.agent.deciding import FORMS, typed_decision
 from sifthinker.agent.focus_agent import FocusAgent
-from sifthinker.agent.forgetting import forget_question
+from sifthinker.agent.forgetting import forget_question, forgotten_image
 from sifthinker.agent.pictures import annotate
 from sifthinker.agent.result import FocusResult
 from sifthinker.agent.typing_aid import is_picture, typed_path
@@ -21,7 +21,6 @@ from sifthinker.agent.words import counted
 from sifthinker.nodes.context import Mode
 from sifthinker.nodes.events import AreaProposed, FocusEvent, FocusPaused
 from sifthinker.nodes.images import load_image
-from sifthinker.nodes.questions import image_ids
 from sifthinker.policy.errors import SifthinkerError, UsageError
 
 PROMPT = "> "
@@ -116,6 +115,8 @@ class Chat:
             self._show(self.agent.resume(self._thread_id))
         elif (result := self.last_result()) is not None:
             self.console.say(f"The answer was: {result.answer or 'none'}")
+        if self._take_forgotten_image():
+            self.console.say("The image is the one that was named last.")
 
     def last_result(self) -> FocusResult | None:
         """What the last question came to."""
@@ -268,10 +269,17 @@ class Chat:
 
         The image stays the one at hand, also when its only question goes.
         """
-        images = [image for message in self._messages() for image in image_ids(message)]
-        if images and self._new_image is None:
-            self._new_image = self.agent.context.images.get(images[-1])
-        return forget_question(self.agent, self._thread_id)
+        forgotten = forget_question(self.agent, self._thread_id)
+        self._take_forgotten_image()
+        return forgotten
+
+    def _take_forgotten_image(self) -> bool:
+        """Have the image of the question that was forgotten last at hand; whether that is another than before."""
+        image = forgotten_image(self.agent, self._thread_id)
+        if image is None or self._new_image is not None:
+            return False
+        self._new_image = self.agent.context.images.get(image)
+        return True
 
 
 def asking_first(agent: FocusAgent, confirm: bool) -> FocusAgent:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from langchain_core.messages import AnyMessage, HumanMessage, RemoveMessage
 
 from sifthinker.agent.focus_agent import FocusAgent
 from sifthinker.agent.settling import settle
+from sifthinker.nodes.questions import image_ids
 from sifthinker.nodes.state import ResultRecord
+
+_FORGOTTEN_IMAGE = "forgotten_image"
+"""In the metadata of the checkpoint that forgets a question."""
 
 
 def forget_question(agent: FocusAgent, thread_id: str) -> bool:
     """Take the last question, and what followed it, out of a conversation; False where there is none.
 
-    The result is then that of the question before, as far as the history has it.
+    The result is then that of the question before, as far as the history has it; `forgotten_image` tells its image.
     """
     config: Any = {"configurable": {"thread_id": thread_id}}
+    kept = forgotten_image(agent, thread_id)
     settle(agent, config, unfinished=True)
     messages = agent.get_state(config).values.get("messages", [])
     last = max((index for index, message in enumerate(messages) if isinstance(message, HumanMessage)), default=None)
@@ -25,8 +30,20 @@ def forget_question(agent: FocusAgent, thread_id: str) -> bool:
         return False
     gone = [RemoveMessage(id=message.id or "") for message in messages[last:]]
     result = _result_after(agent, config, messages[:last])
-    agent.update_state(config, {"messages": gone, "look": None, "turns": None, "result": result}, as_node="answer")
+    values = {"messages": gone, "look": None, "turns": None, "result": result}
+    images = [image for message in messages for image in image_ids(message)]
+    image = kept or (images[-1] if images else None)
+    agent.update_state(config | {"metadata": {_FORGOTTEN_IMAGE: image}}, values, as_node="answer")
     return True
+
+
+def forgotten_image(agent: FocusAgent, thread_id: str) -> str | None:
+    """The hash of the image that was at hand when a question was forgotten; None once another was asked.
+
+    The image stays at hand, also when its only question goes.
+    """
+    metadata: Mapping[str, Any] = agent.get_state({"configurable": {"thread_id": thread_id}}).metadata or {}
+    return cast("str | None", metadata.get(_FORGOTTEN_IMAGE))
 
 
 def forget_unanswered(agent: FocusAgent, thread_id: str) -> bool:

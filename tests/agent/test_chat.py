@@ -248,6 +248,35 @@ def test_a_killed_answer_is_finished_when_the_conversation_is_resumed(chat: Call
     assert policy.calls == 1
 
 
+def test_the_image_of_a_question_that_failed_is_at_hand_when_the_conversation_is_resumed(
+    chat: Callable[..., str], tmp_path: Path
+) -> None:
+    """Without a network the first question fails; another day it is asked again, about the picture it was about."""
+    pytest.importorskip("langgraph.checkpoint.sqlite")
+
+    def unreachable(messages: object) -> str:
+        raise PolicyUnavailable("The policy could not be reached.")
+
+    def colours(policy: ScriptedPolicy) -> list[tuple[int, ...]]:
+        return [image.getpixel((5, 5)) for turn in policy.heard[-1] for image in turn.images]  # type: ignore[misc]
+
+    teal, red = photo(tmp_path / "a.png"), photo(tmp_path / "b.png", "red")
+    assert "could not be reached" in chat(str(teal), lines="What?\n", policy=ScriptedPolicy(unreachable))
+    teal.unlink()
+    policy = ScriptedPolicy(DIRECT, unreachable)
+    out = chat("--resume", "-m", "direct", lines=f"What?\n/image {red}\nAnd here?\n", policy=policy)
+    assert "Resumed after 0 questions.\nThe image is the one that was named last." in out
+    assert "Answer  yes" in out
+    red.unlink()
+    policy = ScriptedPolicy(DIRECT)
+    out = chat("--resume", "-m", "direct", lines="And here?\n", policy=policy)
+    assert "The image is the one that was named last." in out
+    assert colours(policy) == [(255, 0, 0)]
+    policy = ScriptedPolicy(DIRECT)
+    assert "named last" not in chat("--resume", "-m", "direct", lines="Sure?\n", policy=policy)
+    assert colours(policy) == [(255, 0, 0)]
+
+
 def test_what_the_policy_cannot_do_is_said_at_the_start(chat: Callable[..., str], tmp_path: Path) -> None:
     policy = ScriptedPolicy(DIRECT, domain="block world", follows_conversations=False)
     out = chat(lines="", policy=policy)
