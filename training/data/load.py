@@ -16,8 +16,9 @@ from PIL import Image
 
 from sifthinker.nodes.depth import DepthMap
 from sifthinker.nodes.images import load_image
+from sifthinker.policy.errors import DataError
 from sifthinker.training.data.samples import inside
-from sifthinker.training.data.tables import shards
+from sifthinker.training.data.tables import count_rows, shards
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -38,15 +39,20 @@ def training_set(folder: str | Path, *, columns: Sequence[str] | None = None, de
         a `datasets.Dataset` whose rows are read from disk when they are asked for.
 
     Raises:
-        DataError: no records, or a damaged shard. When a row is read: DataError and ImageError for its files.
+        DataError: no records, none accepted, a damaged shard. When a row is read: DataError, ImageError for its files.
     """
     from datasets import load_dataset
 
     root = Path(folder)
     wanted = list(columns or dict.fromkeys((*SFT_COLUMNS, *GRPO_COLUMNS)))
-    files = [str(path) for path in shards(root, "records")]
+    files = shards(root, "records")
+    if not count_rows(files):
+        raise DataError(f"{root} holds no accepted record: `sifthinker data stats {root}` says why they were rejected.")
     data = load_dataset(
-        "parquet", data_files=files, split="train", columns=[*wanted, *(["depth_map"] if depth else [])]
+        "parquet",
+        data_files=[str(path) for path in files],
+        split="train",
+        columns=[*wanted, *(["depth_map"] if depth else [])],
     )
 
     def opened(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:

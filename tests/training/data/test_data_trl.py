@@ -1,5 +1,6 @@
 """TRL reads a folder of records as it is: SFT's collator its messages, GRPO its prompt, each with two images."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -39,6 +40,15 @@ def test_a_row_that_leads_out_of_the_folder_is_not_opened(tmp_path: Path) -> Non
     (out / record.rgb).symlink_to(tmp_path / "s/images/0.png")
     with pytest.raises(DataError, match="leads out"):
         training_set(out)[0]
+
+
+def test_a_folder_of_rejects_alone_says_where_the_reasons_are(tmp_path: Path) -> None:
+    source = questions(tmp_path / "s", 2)
+    rows = [json.loads(line) | {"boxes": [[7, 7, 1, 1]]} for line in source.read_text(encoding="utf-8").splitlines()]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    assert not built(source, tmp_path / "out")
+    with pytest.raises(DataError, match="no accepted record: `sifthinker data stats"):
+        training_set(tmp_path / "out")
 
 
 @pytest.mark.slow
