@@ -106,6 +106,7 @@ def build(recipe: GrpoRecipe, out: Path, record: RunRecord) -> tuple[FocusGRPOTr
         most=recipe.rollouts.most,
         form=recipe.rewards.form,
         weights=recipe.rewards.weights,
+        judged=recipe.rewards.judge is not None,
         gather=gather,
         writes=args.process_index == 0,
     )

@@ -24,6 +24,7 @@ from PIL import Image
 from sifthinker.agent.pictures import step_colour
 from sifthinker.policy.files import write_whole
 from sifthinker.policy.trace import parse_lenient
+from sifthinker.training.rewards.answer import match_answers
 from sifthinker.training.rewards.explain import RewardRecord, explained
 
 _NAMES = {f"{name}_reward": name for name in ("format", "answer", "grounding", "depth")}
@@ -88,6 +89,7 @@ class RolloutTables:
         most: completions of a table.
         form: of the rewards whose reasons are told.
         weights: of the rewards by name.
+        judged: whether a judge scores the free answers.
         gather: brings what all processes say together; every process calls it.
         writes: whether this process writes.
     """
@@ -101,11 +103,13 @@ class RolloutTables:
         form: str,
         weights: dict[str, float],
         gather: Callable[[list[Any]], list[Any]],
+        judged: bool = False,
         writes: bool = True,
     ) -> None:
         self.run, self.every, self.most = run, every, most
         self.form, self.weights = form, weights
         self.gather = gather
+        self.judged = judged
         self.writes = writes
 
     def __call__(self, rollouts: Rollouts) -> None:
@@ -175,6 +179,8 @@ class RolloutTables:
             why = [] if name not in reasons else reasons[name].why
             if self.form == "published" and name in reasons:
                 why = reasons[name].published_why or why
+            if name == "answer" and self.judged and not _settled(row, text):
+                why = ["a free text: the judge's score or, where the judge failed, the mean of the group's others"]
             rewards.append((name, "failed" if value is None else f"{value:.3f}", list(why)))
         trace, _ = parse_lenient(text)
         last = len(trace.steps) - 1
@@ -188,6 +194,11 @@ class RolloutTables:
             for box in step.boxes
         ]
         return _Row(text, total, advantage, rewards, boxes)
+
+
+def _settled(row: dict[str, Any], text: str) -> bool:
+    """Whether an answer is right or wrong whatever a judge says."""
+    return match_answers([text], [row["answer"]], [row["options"]], [row.get("depth")])[0].settled
 
 
 def append(path: Path, lines: list[dict[str, Any]]) -> None:

@@ -51,6 +51,21 @@ def test_a_table_holds_every_completion_with_its_rewards_and_why(tmp_path: Path)
     assert page.count("<rect") == 5, "two strokes for the true box in each picture, and the box that was named"
 
 
+def test_a_free_answer_is_told_as_the_judge_s_where_there_is_one(tmp_path: Path) -> None:
+    rollouts = _rollouts()
+    free = {**rollouts.rows[0], "options": None, "answer": "a warm colour"}
+    said = Rollouts(2, [free], [GOOD], [[1]], {"answer_reward": [0.5]})
+    for judged in (False, True):
+        _tables(tmp_path, judged=judged)(said)
+        _tables(tmp_path, judged=judged)(rollouts)
+    lines = [json.loads(line) for line in (tmp_path / "rollouts/rollouts.jsonl").read_text().splitlines()]
+    free_row, exact, _, judged_row, exact_again, _ = (" ".join(line["why"]["answer"]) for line in lines)
+    assert "ANLS" in free_row
+    assert "judge" in judged_row
+    assert exact == exact_again
+    assert exact.startswith("choice: option")
+
+
 def test_nothing_that_a_policy_or_a_data_set_says_becomes_markup(tmp_path: Path) -> None:
     _tables(tmp_path)(_rollouts())
     page = (tmp_path / "rollouts/step-000002.html").read_text(encoding="utf-8")
