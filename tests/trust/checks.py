@@ -1,10 +1,11 @@
-"""What several commands must do alike under a fault: two at once, and a disk that cannot be written."""
+"""What several commands must do alike under a fault: two at once, a disk that is full, a network that is gone."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
 
+from trust.faults import OFFLINE, Fault
 from trust.harness import Child, Outcome, Round, one_sentence, start
 
 
@@ -17,6 +18,14 @@ def told_of_the_disk(round: Round, outcome: Outcome) -> None:
     said = one_sentence(outcome)
     assert "cannot be written" in said, said
     assert "run the same command again" in said, said
+
+
+def network_lost(round: Round, connections: int) -> Fault:
+    """The network is gone from one of so many connections on, for a while or for good, in one of three ways."""
+    way = round.rng.choice(sorted(OFFLINE))
+    while_ = round.rng.choice((0, 0, 1, round.rng.randint(2, 6)))
+    round.notes.add(way)
+    return Fault(offline_from=round.rng.randint(1, connections), offline_for=while_, offline=way)
 
 
 def at_once(round: Round, *begins: Callable[[], Child], within_s: float = 0.1) -> list[Outcome]:

@@ -10,8 +10,9 @@ from functools import partial
 from pathlib import Path
 
 from PIL import Image
-from trust.checks import at_once
-from trust.harness import Fault, Outcome, Round, one_sentence, read_only, run, small_disk, start
+from trust.checks import at_once, network_lost
+from trust.faults import Fault, read_only, small_disk
+from trust.harness import Outcome, Round, one_sentence, run, start
 from trust.server import FAULTS, FocusServer
 
 
@@ -158,7 +159,26 @@ def server(round: Round) -> None:
 
 
 def no_network(round: Round) -> None:
-    """Nobody listens there, or the name means nothing."""
+    """The network goes before the first question to the policy, or before the second; or it was never there."""
+    if round.rng.random() < 0.5:
+        return _never_there(round)
+    fault = network_lost(round, 2)
+    outcome = run(ask(round, 1), fault=fault)
+    round.struck += outcome.cut > 0
+    if fault.offline_for == 1:  # lived through by the second attempt
+        answered(outcome, 1)
+        assert saved(round.folder / "run") == 1
+    else:
+        assert outcome.code == 1
+        assert "could not be reached" in one_sentence(outcome)
+        assert not (round.folder / "run").exists()
+    answered(run(ask(round, 2)), 2)
+    assert saved(round.folder / "run") == 2
+    return None
+
+
+def _never_there(round: Round) -> None:
+    """A port where nobody listens, a name that means nothing: real ones."""
     url = round.rng.choice(("http://127.0.0.1:9", "http://nowhere.invalid"))
     words = ["ask", picture(round.folder), "What is mark-1?", "--save", str(round.folder / "run"), "--depth", "none"]
     words += ["--policy", f"openai:m@{url}", "--set", "connect_timeout=1", "--set", "attempts=2"]

@@ -11,9 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from trust.checks import at_once
+from trust.checks import at_once, network_lost
+from trust.faults import Fault, read_only, small_disk
 from trust.faults_ask import picture
-from trust.harness import Child, Fault, Outcome, Round, one_sentence, read_only, run, small_disk, start
+from trust.harness import Child, Outcome, Round, one_sentence, run, start
 from trust.server import FAULTS
 
 
@@ -155,6 +156,23 @@ def server(round: Round) -> None:
     remembered(round, *done)
 
 
+def no_network(round: Round) -> None:
+    """The network goes while a conversation is under way: that is told, and once it is back nothing was forgotten."""
+    fault = network_lost(round, 8)
+    outcome = begin(round, 1, 2, 3, 4, fault=fault).wait()
+    round.struck += outcome.cut > 0
+    assert outcome.code == 0, outcome
+    assert "Traceback" not in outcome.err
+    done = answers(outcome)
+    unanswered = sorted({1, 2, 3, 4} - set(done))
+    assert outcome.out.count("could not be reached") == len(unanswered), outcome
+    if fault.offline_for == 1:  # lived through by the second attempt
+        assert not unanswered, outcome
+    elif not fault.offline_for:
+        assert unanswered == list(range((fault.offline_from - 1) // 2 + 1, 5)), outcome
+    remembered(round, *done)
+
+
 def clock(round: Round) -> None:
     """The clock was wrong by years while the conversation began, jumps about, and is right when it goes on."""
     offset = round.rng.uniform(-3e8, 3e8)
@@ -192,6 +210,7 @@ SCENARIOS = {
     "full disk": full_disk,
     "read-only folder": read_only_folder,
     "server fails": server,
+    "no network": no_network,
     "clock jumps": clock,
     "two at once": two_at_once,
 }

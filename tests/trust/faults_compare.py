@@ -10,9 +10,10 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from trust.checks import one_works, told_of_the_disk
+from trust.checks import network_lost, one_works, told_of_the_disk
+from trust.faults import Fault, read_only, small_disk
 from trust.faults_ask import picture
-from trust.harness import Fault, Round, one_sentence, read_only, run, small_disk, start
+from trust.harness import Round, one_sentence, run, start
 from trust.server import FAULTS
 
 QUESTIONS = 6
@@ -142,6 +143,20 @@ def server(round: Round) -> None:
     finished_again(round, len(good))
 
 
+def no_network(round: Round) -> None:
+    """The network goes for a while, or for good: what was answered before is kept, only the rest is asked again."""
+    fault = network_lost(round, 3 * QUESTIONS)
+    outcome = run(command(round), fault=fault)
+    round.struck += outcome.cut > 0
+    assert outcome.code in (0, 1), outcome
+    assert "Traceback" not in outcome.err, outcome
+    assert "sifthinker: unexpected" not in outcome.err, outcome
+    assert fault.offline_for or outcome.code == 1, outcome
+    if outcome.code:
+        assert "could not be reached" in one_sentence(outcome), outcome
+    finished(round, len([row for row in answers(round) if not row.get("error")]))
+
+
 def finished_again(round: Round, kept: int) -> None:
     """As `finished`; an answer that failed is asked for again, or counted as wrong with its error."""
     round.server.reset()
@@ -172,6 +187,7 @@ SCENARIOS = {
     "full disk": full_disk,
     "read-only folder": read_only_folder,
     "server fails": server,
+    "no network": no_network,
     "clock jumps": clock,
     "two on one folder": two_at_once,
 }

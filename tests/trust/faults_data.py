@@ -9,8 +9,9 @@ from pathlib import Path
 
 import yaml
 from building import contents, questions
-from trust.checks import one_works, told_of_the_disk
-from trust.harness import Fault, Round, one_sentence, read_only, run, small_disk
+from trust.checks import network_lost, one_works, told_of_the_disk
+from trust.faults import Fault, read_only, small_disk
+from trust.harness import Round, one_sentence, run
 
 from sifthinker.training.data.build import is_complete
 from sifthinker.training.data.tables import read_records, read_rejects
@@ -141,6 +142,33 @@ def server(round: Round) -> None:
     assert len(list(read_records(round.folder / "out"))) == SAMPLES
 
 
+def no_network(round: Round) -> None:
+    """The teacher cannot be reached for a while, or from some moment on."""
+    words = taught(round)
+    fault = network_lost(round, SAMPLES)
+    outcome = run(words, fault=fault)
+    round.struck += outcome.cut > 0
+    kept = _lines(round.folder / "out")
+    if fault.offline_for == 1:  # lived through by the second attempt
+        assert outcome.code == 0, outcome
+    elif not fault.offline_for:
+        assert outcome.code == 1, outcome
+        said = one_sentence(outcome)
+        assert "could not be reached" in said, said
+        assert "Run the same command again" in said, said
+        assert "kept" in said, said
+    assert outcome.code in (0, 1), outcome
+    round.server.reset()
+    done = run(words)
+    assert done.code == 0, done
+    assert is_complete(round.folder / "out")
+    assert len(round.server.requests) <= SAMPLES - min(kept, SAMPLES) + 8
+    positions = [record.provenance.position for record in read_records(round.folder / "out")]
+    assert sorted(positions + [reject.position for reject in read_rejects(round.folder / "out")]) == list(
+        range(SAMPLES + 1)
+    )
+
+
 def clock(round: Round) -> None:
     """The wall clock jumps: the records do not know it."""
     expected = whole(round)
@@ -163,6 +191,7 @@ SCENARIOS = {
     "full disk": full_disk,
     "read-only folder": read_only_folder,
     "server fails": server,
+    "no network": no_network,
     "clock jumps": clock,
     "two on one folder": two_at_once,
 }

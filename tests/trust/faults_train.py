@@ -1,4 +1,7 @@
-"""`sifthinker train sft` (embedded, tiny) under faults: a checkpoint is whole, or the one before it, and goes on."""
+"""`sifthinker train sft` (embedded, tiny) under faults: a checkpoint is whole, or the one before it, and goes on.
+
+Training asks no server but GRPO's judge, which has faults of its own (`trust.faults_judge`).
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from trust import faults_judge
 from trust.checks import at_once, told_of_the_disk
-from trust.harness import Fault, Round, one_sentence, read_only, run, small_disk, start
+from trust.faults import Fault, read_only, small_disk
+from trust.harness import Round, one_sentence, run, start
 
 RECIPE = {
     "trainer": "scratch",
@@ -149,4 +154,5 @@ SCENARIOS = {
     "two on one folder": two_at_once,
     "damaged checkpoint": damaged,
     "clock jumps": clock,
+    **faults_judge.SCENARIOS,
 }

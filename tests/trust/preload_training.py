@@ -3,6 +3,8 @@
 from contextlib import suppress
 
 with suppress(ImportError):  # the training extra is not installed
+    import sifthinker.training.grpo.run
+    import sifthinker.training.rewards.judge
     import sifthinker.training.scratch.export
     import sifthinker.training.scratch.stream
     import sifthinker.training.scratch.train

@@ -78,6 +78,9 @@ class FocusServer(LoopbackServer):
             time.sleep(NEVER_S)
             handler.close_connection = True
             return
+        if not body.get("stream"):
+            self._judge(act, handler)
+            return
         handler.send_response(200)
         handler.send_header("content-type", "text/event-stream")
         handler.send_header("connection", "close")
@@ -94,6 +97,17 @@ class FocusServer(LoopbackServer):
         if act != "half":
             end = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], "usage": {"prompt_tokens": 9}}
             handler.wfile.write(f"data: {json.dumps(end)}\n\ndata: [DONE]\n\n".encode())
+
+    @staticmethod
+    def _judge(act: str, handler: BaseHTTPRequestHandler) -> None:
+        """The reply to a judge's question, which is not streamed: half right, whatever was said."""
+        reply = json.dumps({"choices": [{"message": {"content": '{"score": 0.5}'}}]}).encode()
+        said = b"<html>502 Bad Gateway</html>" if act == "garbage" else reply
+        handler.send_response(200)
+        handler.send_header("content-length", str(len(said)))
+        handler.end_headers()
+        handler.close_connection = True
+        handler.wfile.write(said[: len(said) // 2] if act == "half" else said)
 
     @staticmethod
     def said(body: dict[str, Any]) -> str:
