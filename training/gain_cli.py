@@ -92,7 +92,8 @@ def ablation(
     variant: Annotated[
         list[str] | None,
         typer.Option(
-            help="Only these, once for each: robust, published, without-format, without-answer, ….", metavar="NAME"
+            help="Only these, once for each: robust, published, random, without-format, without-answer, ….",
+            metavar="NAME",
         ),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Another number of steps than the recipe's.", min=1)] = None,

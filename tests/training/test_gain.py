@@ -141,11 +141,11 @@ def test_the_ablation_runs_every_variant_once_and_goes_on_where_it_ended(tmp_pat
         run_variants("embedded-grpo", tmp_path / "a", tmp_path / "w", **named)  # type: ignore[arg-type]
     trained = [line for line in ran if line[1] == "grpo"]
     assert all(line[line.index("--temperature") + 1] == "1" for line in ran if line[1] == "score")
-    assert len(trained) == len(VARIANTS) == 6
-    assert trained[2][trained[2].index("--without") :][:2] == ["--without", "format"]
+    assert len(trained) == len(VARIANTS) == 7
+    assert trained[3][trained[3].index("--without") :][:2] == ["--without", "format"]
     assert all(line[-2:] == ["--steps", "3"] for line in trained)
     rows = table(tmp_path / "a")
-    assert [row.gain is None for row in rows] == [False] * 5 + [True]
+    assert [row.gain is None for row in rows] == [False] * 6 + [True]
     ran.clear()
     with pytest.raises(SifthinkerError):
         run_variants("embedded-grpo", tmp_path / "a", tmp_path / "w", **named)  # type: ignore[arg-type]

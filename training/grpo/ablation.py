@@ -1,4 +1,4 @@
-"""What each reward is worth: the same run with each of them left out in turn, and with the published forms.
+"""What each reward is worth: the same run with each of them left out in turn, with the published forms, and at random.
 
 Every variant is a run of its own in a folder of its own, scored on the same questions; a command that was broken off
 goes on where it ended, and what is finished is not done again.
@@ -21,6 +21,7 @@ from sifthinker.training.grpo.recipe import REWARDS
 VARIANTS: dict[str, list[str]] = {
     "robust": ["--rewards", "robust"],
     "published": ["--rewards", "published"],
+    "random": ["--rewards", "random"],
     **{f"without-{name}": ["--rewards", "robust", "--without", name] for name in REWARDS},
 }
 """Name of a variant -> options of `sifthinker train grpo`."""

@@ -25,7 +25,9 @@ def grpo(
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Another number of steps.", min=1)] = None,
     seed: Annotated[int | None, typer.Option(help="Another seed.", min=0)] = None,
-    rewards: Annotated[str | None, typer.Option(help="Another form of the rewards: robust or published.")] = None,
+    rewards: Annotated[
+        str | None, typer.Option(help="Another form of the rewards: robust, published, or random (a control).")
+    ] = None,
     without: Annotated[
         list[str] | None,
         typer.Option(help="Leave a reward out: format, answer, grounding or depth. Once for each.", metavar="REWARD"),

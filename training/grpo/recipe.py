@@ -81,7 +81,9 @@ class JudgeConfig(_Part):
 class RewardConfig(_Part):
     """What completions earn. A reward of weight 0 is left out."""
 
-    form: Literal["robust", "published"] = "robust"
+    form: Literal["robust", "published", "random"] = Field(
+        default="robust", description="random: drawn for each completion, whatever it says; a control for the others."
+    )
     format: float = Field(default=1.0, ge=0)
     answer: float = Field(default=1.0, ge=0)
     grounding: float = Field(default=1.0, ge=0)

@@ -11,6 +11,7 @@ from sifthinker.training import rewards as robust
 from sifthinker.training.grpo.recipe import JudgeConfig, RewardConfig
 from sifthinker.training.rewards import ProgressMemory, published
 from sifthinker.training.rewards.answer import Judges
+from sifthinker.training.rewards.control import random_reward
 
 Reward = Callable[..., list[float | None]]
 
@@ -30,6 +31,9 @@ def build_rewards(
         judge: of free answers.
         gather: brings the rows of all processes together.
     """
+    weights = config.weights
+    if config.form == "random":
+        return [random_reward(name) for name in weights], list(weights.values())
     forms: Any = robust if config.form == "robust" else published
     answer = forms.AnswerReward(judge=judge, memory=memory if config.progress else None, gather=gather)
     all_of_them: dict[str, Reward] = {
@@ -38,7 +42,6 @@ def build_rewards(
         "grounding": forms.grounding_reward,
         "depth": forms.depth_reward,
     }
-    weights = config.weights
     return [all_of_them[name] for name in weights], list(weights.values())
 
 

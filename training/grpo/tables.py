@@ -179,7 +179,9 @@ class RolloutTables:
             why = [] if name not in reasons else reasons[name].why
             if self.form == "published" and name in reasons:
                 why = reasons[name].published_why or why
-            if name == "answer" and self.judged and not _settled(row, text):
+            if self.form == "random":
+                why = ["drawn at random: a control"]
+            elif name == "answer" and self.judged and not _settled(row, text):
                 why = ["a free text: the judge's score or, where the judge failed, the mean of the group's others"]
             rewards.append((name, "failed" if value is None else f"{value:.3f}", list(why)))
         trace, _ = parse_lenient(text)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sifthinker.training.grpo.recipe import JudgeConfig, RewardConfig
@@ -44,6 +45,19 @@ def test_the_second_visit_pays_progress_where_it_is_on(progress: bool) -> None:
     assert answer(completions=_said("red", "blue"), **columns) == [1.0, 0.0]
     assert answer(completions=_said("red", "red"), **columns) == [1.5 if progress else 1.0] * 2
     assert len(memory) == int(progress)
+
+
+def test_random_rewards_know_nothing_and_are_the_same_again() -> None:
+    rewards, weights = build_rewards(RewardConfig(form="random", answer=2.0, depth=0), memory=ProgressMemory())
+    assert [reward.__name__ for reward in rewards] == ["format_reward", "answer_reward", "grounding_reward"]
+    assert weights == [1.0, 2.0, 1.0]
+    said = [*_said(*map(str, range(999))), "\ud800"]
+    columns = {"id": ["a"] * 1000, "answer": ["1"] * 1000, "options": [None] * 1000}
+    drawn = np.array([reward(completions=said, **columns) for reward in rewards], dtype=float)
+    assert np.array_equal(drawn, [reward(completions=said, **columns) for reward in rewards])
+    assert drawn.mean() == pytest.approx(0.5, abs=0.03)
+    assert drawn.std() == pytest.approx(12**-0.5, abs=0.02)
+    assert abs(np.corrcoef(drawn)[np.triu_indices(3, 1)]).max() < 0.1
 
 
 class _Broken:
