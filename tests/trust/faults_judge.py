@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from trust.checks import network_lost
 from trust.faults import Fault
@@ -18,6 +19,8 @@ from trust.harness import Outcome, Round, run
 from trust.server import FAULTS
 
 STEPS = 2
+JUDGED = 0.5
+"""What the server's judge thinks of every answer."""
 
 
 @cache
@@ -64,7 +67,7 @@ def out(round: Round) -> Path:
 
 
 def lived_through(round: Round, outcome: Outcome) -> None:
-    """It ended with a policy, and no free answer was paid a zero: half, or nothing where no judge scored its group."""
+    """It ended with a policy; what no judge scored has the mean of its group, or no reward where there is none."""
     from sifthinker.policy.load import load_policy
 
     assert outcome.code == 0, outcome
@@ -73,9 +76,17 @@ def lived_through(round: Round, outcome: Outcome) -> None:
     assert load_policy(str(out(round) / "policy")).profile.dialect == "sif"
     rows = lines(out(round) / "rollouts" / "rollouts.jsonl")
     assert len(rows) == 4 * STEPS
-    judged = [row["rewards"]["answer"] for row in rows if "judge" in row["why"]["answer"][0]]
-    assert set(judged) <= {None, 0.5}, judged
-    assert None not in judged or "failed on" in " ".join((outcome.err + outcome.out).split()), outcome
+    failed = 0
+    for step in range(1, STEPS + 1):
+        group = [(row["rewards"]["answer"], "judge" in row["why"]["answer"][0]) for row in rows if row["step"] == step]
+        known = [score for score, free in group if not free or score == JUDGED]
+        others = [score for score, free in group if free and score != JUDGED]
+        failed += len(others)
+        if known:
+            assert others == pytest.approx([sum(known) / len(known)] * len(others), abs=1e-4), group
+        else:
+            assert others == [None] * len(others), group
+    assert not failed or "failed on" in " ".join((outcome.err + outcome.out).split()), outcome
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

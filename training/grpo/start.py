@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from sifthinker.training.grpo.sharing import can_share
 from sifthinker.training.launch import launched
 from sifthinker.training.sft import start as sft_start
 from sifthinker.training.sft.recipe import SftRecipe
+from sifthinker.training.tracking import tracking
 
 
 def arguments(recipe: GrpoRecipe, out: Path) -> GRPOConfig:
@@ -25,23 +24,17 @@ def arguments(recipe: GrpoRecipe, out: Path) -> GRPOConfig:
     Raises:
         UsageError: one that does not exist, or values that do not go together.
     """
-    given: dict[str, Any] = {"logging_steps": 1, "save_steps": 50, **recipe.trl}
+    given: dict[str, Any] = {"logging_steps": 1, "save_steps": 50, **tracking(recipe.report, out), **recipe.trl}
     if recipe.on_cpu:
         given = {"use_cpu": True, "dataloader_pin_memory": False, "bf16": False, **given}
         given.setdefault("ddp_backend", "gloo" if launched() else None)
     if recipe.lora is not None and recipe.machines.zero == 3:
         given.setdefault("gradient_checkpointing_kwargs", {"use_reentrant": True})
-    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(out / "tensorboard"))
-    report = recipe.report
-    if report is None:
-        report = tuple(name for name in ("tensorboard", "trackio") if importlib.util.find_spec(name) is not None)
     try:
         return GRPOConfig(
             output_dir=str(out / "checkpoints"),
             seed=recipe.seed,
-            run_name=out.name,
             remove_unused_columns=False,
-            report_to=list(report) or "none",
             save_strategy="steps",
             disable_tqdm=True,
             log_multimodal=False,  # TRL would gather every image of every step

@@ -9,7 +9,6 @@ RUN/policy/            at the end: the best checkpoint as a policy that `load_po
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import logging
 import os
 import sys
@@ -28,6 +27,7 @@ from sifthinker.training.launch import launched
 from sifthinker.training.sft.recipe import SftRecipe
 from sifthinker.training.sft.records import RunRecord, begin, finish
 from sifthinker.training.sft.schedule import Schedule
+from sifthinker.training.tracking import tracking
 
 logger = logging.getLogger(__name__)
 
@@ -228,10 +228,6 @@ def _arguments(recipe: SftRecipe, out: Path, steps: int) -> Any:
     from trl import SFTConfig
 
     cpu = recipe.on_cpu
-    report = recipe.report
-    if report is None:
-        report = tuple(name for name in ("tensorboard", "trackio") if importlib.util.find_spec(name) is not None)
-    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(out / "tensorboard"))
     if recipe.loader_workers:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # they are forked
     return SFTConfig(
@@ -256,8 +252,7 @@ def _arguments(recipe: SftRecipe, out: Path, steps: int) -> Any:
         logging_steps=recipe.log_every,
         save_strategy="steps",
         save_steps=recipe.save_every,
-        report_to=list(report) or "none",
-        run_name=recipe.name or out.name,
+        **tracking(recipe.report, out),
         remove_unused_columns=False,
         dataloader_num_workers=recipe.loader_workers,
         max_length=None,  # nothing is cut: see the recipe's max_tokens

@@ -1,0 +1,28 @@
+"""Where a run's figures go besides its own files: TensorBoard and trackio, as far as they are installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+PROJECT = "sifthinker"
+"""What trackio keeps the runs under: `trackio show --project sifthinker`."""
+_KNOWN = ("tensorboard", "trackio")
+
+
+def tracking(asked: Sequence[str] | None, out: Path) -> dict[str, Any]:
+    """The fields of `transformers.TrainingArguments` that say where the figures of a run go.
+
+    TensorBoard's events stand in the run's folder; trackio has a data base of its own on this machine.
+
+    Args:
+        asked: trackers by transformers' names; None: TensorBoard and trackio, what is installed of them.
+        out: the run's folder.
+    """
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(out / "tensorboard"))
+    if asked is None:
+        asked = [name for name in _KNOWN if importlib.util.find_spec(name) is not None]
+    return {"report_to": list(asked) or "none", "run_name": out.name, "project": PROJECT}
