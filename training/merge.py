@@ -3,7 +3,7 @@
     sifthinker merge runs/qwen3-vl-4b --out my-policy
 
 The folder appears whole: weights as safetensors, processor, `sifthinker.json` (how to speak with it), `training.json`
-(the record of the run) and the model card written from that.
+(the record of the run) and the model card written from that. What a killed process left is removed by the next one.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ from typing import Any
 from sifthinker.policy.base import PolicyProfile
 from sifthinker.policy.boxes import BoxSpace
 from sifthinker.policy.errors import PolicyLoadError, UsageError
+from sifthinker.policy.files import beside
 from sifthinker.policy.profiles import PROFILE_FILE
 from sifthinker.training import checkpoints
 from sifthinker.training.card import TRAINING_FILE, write_card
+from sifthinker.training.data.files import locked, saving
 
 DTYPES = ("bfloat16", "float16", "float32")
 
@@ -49,7 +51,8 @@ def merge(
         `out`.
 
     Raises:
-        UsageError: there is something in `out`, or no policy at `source`. PolicyLoadError: the base cannot be had.
+        UsageError: there is something in `out`, no policy at `source`, or another process merges into `out`.
+        PolicyLoadError: the base cannot be had. DataError: `out` cannot be written.
     """
     if dtype is not None and dtype not in DTYPES:
         raise UsageError(f"Expected --dtype {', '.join(DTYPES)}, got {dtype!r}.")
@@ -59,25 +62,30 @@ def merge(
     adapter = (folder / "adapter_config.json").is_file()
     model, processor, profile = _loaded(folder, adapter=adapter, dtype=dtype, base=base)
     profile = _shipped(profile, folder, name or out.name)
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    try:
-        model.save_pretrained(part, max_shard_size=shard)
-        processor.save_pretrained(part)
-        said = profile.model_dump(mode="json", exclude_defaults=True)
-        said = {"name": profile.name, "dialect": profile.dialect, "box_space": profile.box_space.value, **said}
-        (part / PROFILE_FILE).write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
-        if (folder / TRAINING_FILE).is_file():
-            shutil.copyfile(folder / TRAINING_FILE, part / TRAINING_FILE)
-        merged = f"Its adapter was merged into weights of {_dtype_of(model)}." if adapter else None
-        write_card(part, profile.name, scores=scores, merged=merged)
-        if out.exists():
-            out.rmdir()
-        os.replace(part, out)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    merged = f"Its adapter was merged into weights of {_dtype_of(model)}." if adapter else None
+    staging = out.with_name(f".{out.name}.merging")
+    with saving(out), locked(staging, doing="merging"):
+        try:
+            part = beside(staging / out.name)
+            part.mkdir()
+            model.save_pretrained(part, max_shard_size=shard)
+            processor.save_pretrained(part)
+            _write_profile(part, profile)
+            if (folder / TRAINING_FILE).is_file():
+                shutil.copyfile(folder / TRAINING_FILE, part / TRAINING_FILE)
+            write_card(part, profile.name, scores=scores, merged=merged)
+            if out.exists():
+                out.rmdir()
+            os.replace(part, out)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
     return out
+
+
+def _write_profile(part: Path, profile: PolicyProfile) -> None:
+    said = profile.model_dump(mode="json", exclude_defaults=True)
+    said = {"name": profile.name, "dialect": profile.dialect, "box_space": profile.box_space.value, **said}
+    (part / PROFILE_FILE).write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
 
 
 def policy_folder(source: Path) -> Path:

@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from serving import served
 from tuning import small_data, small_recipe, tiny_model
 
 from sifthinker.agent.cli import run as sifthinker
 from sifthinker.policy.boxes import BoxSpace
+from sifthinker.policy.files import beside
 from sifthinker.policy.load import load_policy
 from sifthinker.policy.messages import ImagePart, Message, message
+from sifthinker.training.data.files import locked
 from sifthinker.training.sft.run import train
 
 
@@ -106,7 +109,39 @@ def test_a_checkpoint_can_be_merged_and_a_full_folder_is_refused(
     assert sifthinker(["merge", str(checkpoint), "--out", str(tmp_path / "out")]) == 0
     assert sifthinker(["merge", str(checkpoint), "--out", str(tmp_path / "out")]) == 2
     assert "not empty" in capsys.readouterr().err
-    assert not list(tmp_path.glob(".*.part"))
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_what_a_killed_merge_left_is_removed_and_two_do_not_write_one_folder(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    left = beside(tmp_path / ".out.merging" / "out")
+    left.mkdir(parents=True)
+    (left / "model.safetensors").write_bytes(b"half")
+    command = ["merge", str(place / "run"), "--out", str(out)]
+    with locked(tmp_path / ".out.merging", doing="merging"):
+        left.mkdir()
+        assert sifthinker(command) == 2
+        assert "is merging in" in capsys.readouterr().err
+        assert left.is_dir()
+    assert sifthinker(command) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("transformers.PreTrainedModel.save_pretrained", full)
+    assert sifthinker(["merge", str(place / "run"), "--out", str(tmp_path / "out")]) == 1
+    said = capsys.readouterr().err
+    assert "out cannot be written" in said
+    assert "No space left" in said
+    assert said.count("\n") == 1
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

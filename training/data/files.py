@@ -60,11 +60,28 @@ class Gate:
             self._changed.wait_for(lambda: self._writing == 0)
 
 
-def unwritable(error: OSError, folder: Path, kept: str = "") -> DataError:
+def unwritable(error: Exception, folder: Path, kept: str = "") -> DataError:
     """What to say when a folder cannot be written: where, why, what is safe, how to go on."""
-    place = error.filename or folder
-    why = error.strerror or " ".join(str(error).split())
+    place = getattr(error, "filename", None) or folder
+    why = getattr(error, "strerror", None) or " ".join(str(error).split())
     return DataError(f"{place} cannot be written ({why}). {kept}Mend that, then run the same command again.")
+
+
+@contextmanager
+def saving(folder: Path, kept: str = "") -> Iterator[None]:
+    """What libraries raise where they cannot write a model, as one sentence.
+
+    A full disk is an OSError, a SafetensorError or, from a tokenizer, a plain Exception that names it.
+
+    Raises:
+        DataError: the folder cannot be written; `kept` says what is safe.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OSError) or type(error).__name__ == "SafetensorError" or "os error" in str(error):
+            raise unwritable(error, folder, kept) from error
+        raise
 
 
 @contextmanager

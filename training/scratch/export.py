@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerFast, Qwen2VLImageProcessor, Qwen3VLProcessor
 from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
 
@@ -14,6 +13,7 @@ from sifthinker.policy.base import PolicyProfile
 from sifthinker.policy.boxes import BoxSpace
 from sifthinker.policy.errors import DataError, UsageError
 from sifthinker.training.checkpoints import TORN
+from sifthinker.training.data.files import saving
 from sifthinker.training.scratch.card import write_card
 from sifthinker.training.scratch.model import CROP_PX, DEPTH_PX, MERGE, PATCH_PX, RGB_PX, TOKEN_PX, build_model
 from sifthinker.training.scratch.recipe import ScratchRecipe
@@ -65,18 +65,10 @@ def export_policy(run: Path, out: Path, *, ema: bool = True, scores: Path | None
     with torch.no_grad():
         for parameter, value in zip(model.parameters(), saved, strict=False):  # the auxiliary head comes after
             parameter.copy_(value)
-    try:
+    with saving(out, "The checkpoint is kept. "):
         out.mkdir(parents=True, exist_ok=True)
         model.to(torch.bfloat16).save_pretrained(out)
         _write_rest(tokenizer, run, out, scores=scores, parameters=sum(p.numel() for p in model.parameters()))
-    except Exception as error:
-        # A full disk is an OSError, a SafetensorError or, from the tokenizer, a plain Exception that names it.
-        if not isinstance(error, (OSError, SafetensorError)) and "os error" not in str(error):
-            raise
-        why = getattr(error, "strerror", None) or str(error).strip()
-        raise DataError(
-            f"{out} cannot be written ({why}). The checkpoint is kept. Mend that, then run the same command again."
-        ) from error
 
 
 def _write_rest(
