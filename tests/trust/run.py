@@ -145,7 +145,8 @@ def main() -> int:
         words += ["--minutes", str(max(0.0, (until - time.monotonic()) / 60))]
         failures += subprocess.run([sys.executable, __file__, *words], check=False).returncode
         ledger = Ledger(chosen.ledger, about())
-    cells = [told(row, lines) for row in [*rows, *trained] if (lines := ledger.of(row))]
+    known = rows if trained == rows else [*rows, *trained]
+    cells = [told(row, lines) for row in known if (lines := ledger.of(row))]
     print(f"\n{table(cells)}\n\n{about()}")
     if chosen.page is not None:
         written(chosen.page, cells)
