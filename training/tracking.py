@@ -24,5 +24,11 @@ def tracking(asked: Sequence[str] | None, out: Path) -> dict[str, Any]:
     """
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(out / "tensorboard"))
     if asked is None:
-        asked = [name for name in _KNOWN if importlib.util.find_spec(name) is not None]
+        asked = [name for name in _KNOWN if _is_installed(name)]
     return {"report_to": list(asked) or "none", "run_name": out.name, "project": PROJECT}
+
+
+def _is_installed(name: str) -> bool:
+    """Whether there is such a package; a folder of that name in the working directory is none."""
+    spec = importlib.util.find_spec(name)
+    return spec is not None and spec.origin is not None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
@@ -27,7 +29,17 @@ def test_a_run_reports_to_what_is_asked_for_or_installed(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if name in installed else None)
+    specs = {name: ModuleSpec(name, None, origin=f"{name}/__init__.py") for name in installed}
+    monkeypatch.setattr(importlib.util, "find_spec", specs.get)
     monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
     told = tracking(asked, tmp_path / "run")
     assert told == {"report_to": expected, "run_name": "run", "project": "sifthinker"}
+
+
+def test_a_folder_of_a_tracker_s_name_is_no_tracker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("tensorboard", "trackio"):
+        (tmp_path / "here" / name).mkdir(parents=True)
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "here")])
+    assert importlib.util.find_spec("trackio") is not None
+    assert tracking(None, tmp_path)["report_to"] == "none"
