@@ -107,7 +107,7 @@ def _gain(
         keep = told if name == "depth_error" else np.ones(len(rows), dtype=bool)
         if keep.any():
             kept = [group for group, use in zip(groups, keep, strict=True) if use]
-            measures[name] = _change(pair[keep], kept, seed)
+            measures[name] = _change(pair[keep], kept, seed, most=np.inf if name == "tokens" else 1.0)
     families: dict[str, Change] = {}
     for family in sorted({before.family for before, _ in rows}):
         keep = np.array([before.family == family for before, _ in rows])
@@ -124,10 +124,11 @@ def _gain(
     )
 
 
-def _change(pair: Any, groups: Sequence[str], seed: int) -> Change:
-    """The change of a measure: values before and after (N, 2)."""
+def _change(pair: Any, groups: Sequence[str], seed: int, *, most: float = 1.0) -> Change:
+    """The change of a measure: values before and after (N, 2), each from 0 to `most`."""
     before, after = pair.mean(0)
-    return Change(before=before, after=after, difference=bootstrap(pair[:, 1:] - pair[:, :1], groups, seed=seed)[0])
+    (difference,) = bootstrap(pair[:, 1:] - pair[:, :1], groups, least=-most, most=most, seed=seed)
+    return Change(before=before, after=after, difference=difference)
 
 
 def _of(scored: Scored, name: str) -> float:

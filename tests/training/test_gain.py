@@ -54,6 +54,23 @@ def _pair(tmp_path: Path, *, gained: float, placed: float = 0.0, lost_family: st
     )
 
 
+def test_the_interval_of_what_changed_alike_everywhere_is_on_both_sides_of_it(tmp_path: Path) -> None:
+    """No doubt is seen where every question fares alike, and yet one that would not may have been missed."""
+    before = _scores(tmp_path / "before.json", [True] * 60, [0.5] * 60)
+    (fell,) = gains([(before, _scores(tmp_path / "after.json", [False] * 60, [0.5] * 60))])
+    accuracy, hiou = fell.measures["accuracy"].difference, fell.measures["hiou"].difference
+    assert (accuracy.low, accuracy.value) == (-1.0, -1.0)
+    assert accuracy.high == pytest.approx(-0.94, abs=0.005)
+    assert (hiou.low, hiou.value, hiou.high) == pytest.approx((-0.06, 0.0, 0.06), abs=0.005)
+    told = json.loads((tmp_path / "after.json").read_text())
+    for answer in told["modes"]["internal"]["answers"]:
+        answer["tokens"] += 40
+    (tmp_path / "after.json").write_text(json.dumps(told))
+    (longer,) = gains([(before, tmp_path / "after.json")])
+    tokens = longer.measures["tokens"].difference
+    assert tokens.low < tokens.value == 40 < tokens.high
+
+
 def test_a_rise_with_an_interval_above_zero_is_a_gain(tmp_path: Path) -> None:
     (found,) = gains([_pair(tmp_path, gained=0.05)])
     accuracy = found.measures["accuracy"]

@@ -44,6 +44,7 @@ def bootstrap(
     groups: Sequence[Hashable],
     *,
     least: float | Sequence[float] = 0.0,
+    most: float = 1.0,
     seed: int = 0,
     draws: int = DRAWS,
 ) -> list[Interval]:
@@ -56,7 +57,8 @@ def bootstrap(
     Args:
         columns: (N, K), a row an answer.
         groups: N group names; rows of one group are drawn together.
-        least: the least value that a column can have, 0 for a share, -1 for a difference of shares; the most is 1.
+        least: the least value that a column can have: 0 for a share, -1 for a difference of shares.
+        most: the greatest that any can have.
         seed: of the draws.
         draws: how many.
 
@@ -79,7 +81,7 @@ def bootstrap(
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     floors = np.broadcast_to(np.asarray(least, dtype=np.float64), values.shape[1:])
     return [
-        _interval(values[:, k], float(low[k]), float(high[k]), least=float(floors[k]), groups=len(sums))
+        _interval(values[:, k], float(low[k]), float(high[k]), least=float(floors[k]), most=most, groups=len(sums))
         for k in range(values.shape[1])
     ]
 
@@ -105,11 +107,13 @@ def _fresh_draws(groups: int, seed: int, draws: int) -> Iterator[npt.NDArray[np.
         yield counts.astype(np.uint16)
 
 
-def _interval(column: npt.NDArray[np.float64], low: float, high: float, *, least: float, groups: int) -> Interval:
+def _interval(
+    column: npt.NDArray[np.float64], low: float, high: float, *, least: float, most: float, groups: int
+) -> Interval:
     value = float(column.mean())
     if column.min() == column.max():
         missed = 1 - ((1 - LEVEL) / 2) ** (1 / groups)
-        low, high = max(value - missed, least), min(value + missed, 1.0)
+        low, high = max(value - missed, least), min(value + missed, most)
     return Interval(value=value, low=low, high=high)
 
 
