@@ -23,9 +23,9 @@ def told_of_the_disk(round: Round, outcome: Outcome) -> None:
 def network_lost(round: Round, connections: int) -> Fault:
     """The network is gone from one of so many connections on, for a while or for good, in one of three ways."""
     way = round.rng.choice(sorted(OFFLINE))
-    while_ = round.rng.choice((0, 0, 1, round.rng.randint(2, 6)))
+    failing = round.rng.choice((0, 0, 1, round.rng.randint(2, 6)))
     round.notes.add(way)
-    return Fault(offline_from=round.rng.randint(1, connections), offline_for=while_, offline=way)
+    return Fault(offline_from=round.rng.randint(1, connections), offline_for=failing, offline=way)
 
 
 def at_once(round: Round, *begins: Callable[[], Child], within_s: float = 0.1) -> list[Outcome]:

@@ -160,8 +160,10 @@ def server(round: Round) -> None:
 
 def no_network(round: Round) -> None:
     """The network goes before the first question to the policy, or before the second; or it was never there."""
-    if round.rng.random() < 0.5:
-        return _never_there(round)
+    (_never_there if round.rng.random() < 0.5 else _goes)(round)
+
+
+def _goes(round: Round) -> None:
     fault = network_lost(round, 2)
     outcome = run(ask(round, 1), fault=fault)
     round.struck += outcome.cut > 0
@@ -174,7 +176,6 @@ def no_network(round: Round) -> None:
         assert not (round.folder / "run").exists()
     answered(run(ask(round, 2)), 2)
     assert saved(round.folder / "run") == 2
-    return None
 
 
 def _never_there(round: Round) -> None:

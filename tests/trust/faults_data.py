@@ -55,9 +55,14 @@ def finished(round: Round, expected: dict[str, bytes]) -> None:
     assert outcome.code == 0, outcome
     assert contents(out) == expected
     assert is_complete(out)
+    each_once(out)
+    assert not list(out.rglob("*.part"))
+
+
+def each_once(out: Path) -> None:
+    """Every sample is a record or a reject, once."""
     positions = [record.provenance.position for record in read_records(out)]
     assert sorted(positions + [reject.position for reject in read_rejects(out)]) == list(range(SAMPLES + 1))
-    assert not list(out.rglob("*.part"))
 
 
 def killed(round: Round) -> None:
@@ -163,10 +168,7 @@ def no_network(round: Round) -> None:
     assert done.code == 0, done
     assert is_complete(round.folder / "out")
     assert len(round.server.requests) <= SAMPLES - min(kept, SAMPLES) + 8
-    positions = [record.provenance.position for record in read_records(round.folder / "out")]
-    assert sorted(positions + [reject.position for reject in read_rejects(round.folder / "out")]) == list(
-        range(SAMPLES + 1)
-    )
+    each_once(round.folder / "out")
 
 
 def clock(round: Round) -> None:

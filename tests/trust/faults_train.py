@@ -1,6 +1,6 @@
 """`sifthinker train sft` (embedded, tiny) under faults: a checkpoint is whole, or the one before it, and goes on.
 
-Training asks no server but GRPO's judge, which has faults of its own (`trust.faults_judge`).
+Training asks no server but GRPO's judge; its faults, and a full disk under TRL's trainer, are in `trust.faults_grpo`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from trust import faults_judge
+from trust import faults_grpo
 from trust.checks import at_once, told_of_the_disk
 from trust.faults import Fault, read_only, small_disk
 from trust.harness import Round, one_sentence, run, start
@@ -154,5 +154,5 @@ SCENARIOS = {
     "two on one folder": two_at_once,
     "damaged checkpoint": damaged,
     "clock jumps": clock,
-    **faults_judge.SCENARIOS,
+    **faults_grpo.SCENARIOS,
 }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -11,6 +13,9 @@ from pathlib import Path
 
 from sifthinker.policy.errors import DataError, UsageError
 from sifthinker.policy.files import beside, half_written, sync_file
+
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 def bring(source: Path, target: Path) -> None:
@@ -60,18 +65,16 @@ class Gate:
             self._changed.wait_for(lambda: self._writing == 0)
 
 
-def unwritable(error: Exception, folder: Path, kept: str = "") -> DataError:
+def unwritable(error: OSError, folder: Path, kept: str = "") -> DataError:
     """What to say when a folder cannot be written: where, why, what is safe, how to go on."""
-    place = getattr(error, "filename", None) or folder
-    why = getattr(error, "strerror", None) or " ".join(str(error).split())
+    place = error.filename or folder
+    why = error.strerror or " ".join(str(error).split())
     return DataError(f"{place} cannot be written ({why}). {kept}Mend that, then run the same command again.")
 
 
 @contextmanager
 def saving(folder: Path, kept: str = "") -> Iterator[None]:
-    """What libraries raise where they cannot write a model, as one sentence.
-
-    A full disk is an OSError, a SafetensorError or, from a tokenizer, a plain Exception that names it.
+    """A disk that cannot be written to as one sentence, in whatever form a library tells of it.
 
     Raises:
         DataError: the folder cannot be written; `kept` says what is safe.
@@ -79,9 +82,24 @@ def saving(folder: Path, kept: str = "") -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if isinstance(error, OSError) or type(error).__name__ == "SafetensorError" or "os error" in str(error):
-            raise unwritable(error, folder, kept) from error
-        raise
+        cause = _unwritten(error)
+        if cause is None:
+            raise
+        raise unwritable(cause, folder, kept) from error
+
+
+def _unwritten(error: Exception) -> OSError | None:
+    """What the system said where a file could not be written; None for any other error.
+
+    safetensors and tokenizers are written in Rust and put the system's number into words. torch.save says of a disk
+    that is full no more than that a position is wrong.
+    """
+    if isinstance(error, OSError):
+        return error if error.errno in _UNWRITABLE else None
+    told = str(error)
+    named = _OS_ERROR.search(told)
+    number = int(named[1]) if named else errno.ENOSPC if "unexpected pos" in told else 0
+    return OSError(number, os.strerror(number)) if number in _UNWRITABLE else None
 
 
 @contextmanager

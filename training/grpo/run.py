@@ -24,7 +24,7 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback, Tra
 
 from sifthinker.policy.base import PolicyProfile
 from sifthinker.training import checkpoints
-from sifthinker.training.data.files import locked
+from sifthinker.training.data.files import locked, saving
 from sifthinker.training.grpo.data import load_rows
 from sifthinker.training.grpo.recipe import GrpoRecipe
 from sifthinker.training.grpo.record import begin
@@ -55,7 +55,7 @@ def train(recipe: GrpoRecipe, out: Path) -> Path:
     first = int(os.environ.get("RANK", "0")) == 0
     _settle_on_cpu()
     out.mkdir(parents=True, exist_ok=True)
-    with locked(out) if first else contextlib.nullcontext():
+    with saving(out, "The last whole checkpoint is kept. "), locked(out) if first else contextlib.nullcontext():
         return _train(recipe, out, first=first)
 
 

@@ -21,7 +21,7 @@ from typing import Any
 from sifthinker.policy.base import PolicyProfile
 from sifthinker.policy.errors import UsageError
 from sifthinker.training import checkpoints
-from sifthinker.training.data.files import locked
+from sifthinker.training.data.files import locked, saving
 from sifthinker.training.data.records import Record
 from sifthinker.training.launch import launched
 from sifthinker.training.sft.recipe import SftRecipe
@@ -62,7 +62,7 @@ def train(recipe: SftRecipe, out: Path) -> Path:
     """
     first = int(os.environ.get("RANK", "0")) == 0
     out.mkdir(parents=True, exist_ok=True)
-    with locked(out) if first else contextlib.nullcontext():
+    with saving(out, "The last whole checkpoint is kept. "), locked(out) if first else contextlib.nullcontext():
         return _train(recipe, out, first=first)
 
 

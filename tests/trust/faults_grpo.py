@@ -1,20 +1,22 @@
-"""`sifthinker train grpo` with a judge that fails, or cannot be reached: it ends, and no answer is paid a zero for it.
+"""`sifthinker train grpo` under faults: with a judge that fails or cannot be reached it ends, and no answer is paid a
+zero for it; on a full disk it says so, and goes on from its last checkpoint.
 
 It is the one kind of training that asks a server. The embedded policy answers questions whose right answers are free
-texts, so that a judge is asked of every completion that keeps to the form.
+texts, so that a judge is asked of every completion that keeps to the form. The trainer is TRL's, as it is in SFT.
 """
 
 from __future__ import annotations
 
 import json
-from functools import cache
+import subprocess
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from trust.checks import network_lost
-from trust.faults import Fault
+from trust.checks import network_lost, told_of_the_disk
+from trust.faults import Fault, small_disk
 from trust.harness import Outcome, Round, run
 from trust.server import FAULTS
 
@@ -23,9 +25,10 @@ JUDGED = 0.5
 """What the server's judge thinks of every answer."""
 
 
-@cache
 def records(folder: Path) -> Path:
     """Questions with free answers, as records."""
+    if (folder / "data").is_dir():
+        return folder / "data"
     source = folder / "questions.jsonl"
     made = run(
         ["world", "make", "--split", "train", "--count", "6", "--seed", "5", "--size", "96", "--out", str(folder / "w")]
@@ -44,7 +47,7 @@ def records(folder: Path) -> Path:
     return folder / "data"
 
 
-def train(round: Round, fault: Fault | None = None) -> Outcome:
+def train(round: Round, fault: Fault | None = None, **trl: object) -> Outcome:
     """Two steps of one group each."""
     recipe = {
         "trainer": "grpo", "policy": "embedded", "seed": round.seed % 1000, "attention": "eager", "share_prompts": True,
@@ -54,7 +57,7 @@ def train(round: Round, fault: Fault | None = None) -> Outcome:
         "trl": {
             "max_steps": STEPS, "per_device_train_batch_size": 4, "num_generations": 4, "max_completion_length": 170,
             "gradient_checkpointing": False, "learning_rate": 0.1, "optim": "sgd", "scale_rewards": "none",
-            "bf16": True, "save_steps": 1,
+            "bf16": True, "save_steps": 1, **trl,
         },
     }  # fmt: skip
     path = round.folder / "grpo.yaml"
@@ -68,12 +71,7 @@ def out(round: Round) -> Path:
 
 def lived_through(round: Round, outcome: Outcome) -> None:
     """It ended with a policy; what no judge scored has the mean of its group, or no reward where there is none."""
-    from sifthinker.policy.load import load_policy
-
-    assert outcome.code == 0, outcome
-    assert "Traceback" not in outcome.err, outcome
-    assert [step["step"] for step in lines(out(round) / "metrics.jsonl") if "reward" in step] == [1, 2]
-    assert load_policy(str(out(round) / "policy")).profile.dialect == "sif"
+    finished(round, outcome)
     rows = lines(out(round) / "rollouts" / "rollouts.jsonl")
     assert len(rows) == 4 * STEPS
     failed = 0
@@ -87,6 +85,16 @@ def lived_through(round: Round, outcome: Outcome) -> None:
         else:
             assert others == [None] * len(others), group
     assert not failed or "failed on" in " ".join((outcome.err + outcome.out).split()), outcome
+
+
+def finished(round: Round, outcome: Outcome) -> None:
+    """It ended with all steps and a policy that loads."""
+    from sifthinker.policy.load import load_policy
+
+    assert outcome.code == 0, outcome
+    assert "Traceback" not in outcome.err, outcome
+    assert [step["step"] for step in lines(out(round) / "metrics.jsonl") if "reward" in step] == [1, 2]
+    assert load_policy(str(out(round) / "policy")).profile.dialect == "sif"
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -110,4 +118,19 @@ def no_network(round: Round) -> None:
     round.struck += outcome.cut > 0
 
 
-SCENARIOS = {"judge fails": server, "no network to the judge": no_network}
+def full_disk(round: Round) -> None:
+    """The disk fills up under a checkpoint, the policy, or a line of the log; AdamW's state is written by torch."""
+    way = round.rng.choice(("a file may not grow", "a full disk"))
+    size = round.rng.randint(10_000, 70_000_000)
+    with small_disk(out(round), size) if way == "a full disk" else nullcontext("") as made:
+        fault = Fault() if made else Fault(file_limit=round.rng.randint(1_000, 36_000_000))
+        round.notes.add(f"{way} ({made})" if made else "a file may not grow")
+        outcome = train(round, fault, optim="adamw_torch", learning_rate=1e-6)
+        told_of_the_disk(round, outcome)
+        if made:
+            subprocess.run(["mount", "-o", "remount,size=300000000", str(out(round))], check=True)
+        finished(round, train(round, optim="adamw_torch", learning_rate=1e-6))
+        assert not [path for path in out(round).rglob(".*") if path.name not in (".saving",)]
+
+
+SCENARIOS = {"judge fails": server, "no network to the judge": no_network, "full disk under GRPO": full_disk}
