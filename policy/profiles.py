@@ -18,6 +18,7 @@ from sifthinker.policy.boxes import BoxSpace
 from sifthinker.policy.errors import PolicyLoadError, UsageError
 
 PROFILE_FILE = "sifthinker.json"
+"""Where a policy's folder says how to speak with it."""
 
 FAMILY_SPACES: dict[str, BoxSpace] = {
     "qwen2_vl": BoxSpace.PERMILLE,
@@ -89,6 +90,17 @@ def profile_of_folder(folder: Path, **declared: Any) -> PolicyProfile | None:
         return checked_profile({"name": folder.resolve().name, **fields, **declared}, source=str(path))
     except UsageError as error:
         raise PolicyLoadError(str(error)) from error
+
+
+def write_profile(folder: Path, profile: PolicyProfile) -> None:
+    """Write what `profile_of_folder` reads: name, dialect and box space in any case, else what is not the default.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    said = profile.model_dump(mode="json", exclude_defaults=True)
+    said = {"name": profile.name, "dialect": profile.dialect, "box_space": profile.box_space.value, **said}
+    (folder / PROFILE_FILE).write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
 
 
 def profile_of_server(

@@ -8,7 +8,6 @@ The folder appears whole: weights as safetensors, processor, `sifthinker.json` (
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -18,7 +17,7 @@ from sifthinker.policy.base import PolicyProfile
 from sifthinker.policy.boxes import BoxSpace
 from sifthinker.policy.errors import PolicyLoadError, UsageError
 from sifthinker.policy.files import beside
-from sifthinker.policy.profiles import PROFILE_FILE
+from sifthinker.policy.profiles import PROFILE_FILE, write_profile
 from sifthinker.training import checkpoints
 from sifthinker.training.card import TRAINING_FILE, write_card
 from sifthinker.training.data.files import locked, saving
@@ -70,7 +69,7 @@ def merge(
             part.mkdir()
             model.save_pretrained(part, max_shard_size=shard)
             processor.save_pretrained(part)
-            _write_profile(part, profile)
+            write_profile(part, profile)
             if (folder / TRAINING_FILE).is_file():
                 shutil.copyfile(folder / TRAINING_FILE, part / TRAINING_FILE)
             write_card(part, profile.name, scores=scores, merged=merged)
@@ -80,12 +79,6 @@ def merge(
         finally:
             shutil.rmtree(staging, ignore_errors=True)
     return out
-
-
-def _write_profile(part: Path, profile: PolicyProfile) -> None:
-    said = profile.model_dump(mode="json", exclude_defaults=True)
-    said = {"name": profile.name, "dialect": profile.dialect, "box_space": profile.box_space.value, **said}
-    (part / PROFILE_FILE).write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
 
 
 def policy_folder(source: Path) -> Path:

@@ -24,7 +24,6 @@ from PIL import Image
 from sifthinker.agent.pictures import step_colour
 from sifthinker.policy.files import write_whole
 from sifthinker.policy.trace import parse_lenient
-from sifthinker.training.rewards.answer import match_answers
 from sifthinker.training.rewards.explain import RewardRecord, explained
 
 _NAMES = {f"{name}_reward": name for name in ("format", "answer", "grounding", "depth")}
@@ -172,7 +171,7 @@ class RolloutTables:
         record = RewardRecord(
             completion=text, answer=row["answer"], options=row["options"], boxes=row["boxes"], question=row["question"]
         )
-        reasons = explained(record, row.get("depth"), name=str(row["id"])).rewards
+        reasons = explained(record, row.get("depth"), name=str(row["id"]), judged=self.judged).rewards
         rewards = []
         for name, values in rollouts.rewards.items():
             name, value = _NAMES.get(name, name), values[index]
@@ -181,8 +180,6 @@ class RolloutTables:
                 why = reasons[name].published_why or why
             if self.form == "random":
                 why = ["drawn at random: a control"]
-            elif name == "answer" and self.judged and not _settled(row, text):
-                why = ["a free text: the judge's score or, where the judge failed, the mean of the group's others"]
             rewards.append((name, "failed" if value is None else f"{value:.3f}", list(why)))
         trace, _ = parse_lenient(text)
         last = len(trace.steps) - 1
@@ -196,11 +193,6 @@ class RolloutTables:
             for box in step.boxes
         ]
         return _Row(text, total, advantage, rewards, boxes)
-
-
-def _settled(row: dict[str, Any], text: str) -> bool:
-    """Whether an answer is right or wrong whatever a judge says."""
-    return match_answers([text], [row["answer"]], [row["options"]], [row.get("depth")])[0].settled
 
 
 def append(path: Path, lines: list[dict[str, Any]]) -> None:

@@ -24,6 +24,9 @@ from sifthinker.training.rewards.matching import match
 from sifthinker.training.rewards.progress import boosted
 from sifthinker.training.rewards.published_reading import answer_of, areas, format_problem
 
+_FREE = "a free text: the judge's score or, where the judge failed, the mean of the group's others"
+_JUDGED = "the judge's score, 0 where the judge failed"
+
 
 class RewardRecord(BaseModel):
     """A completion with what it is measured by. Further fields are left alone."""
@@ -100,8 +103,14 @@ def explain(record: RewardRecord, folder: Path, *, number: int = 1) -> Explanati
     return explained(record, _depth(record.depth, folder), name=name)
 
 
-def explained(record: RewardRecord, depth: DepthMap | None, *, name: str) -> Explanation:
+def explained(record: RewardRecord, depth: DepthMap | None, *, name: str, judged: bool = False) -> Explanation:
     """The same with the depth at hand; the record's own `depth` is not looked at.
+
+    Args:
+        record: the completion and its sample.
+        depth: of its image.
+        name: of the sample.
+        judged: whether free answers were a judge's to score; what it said is not known here.
 
     Raises:
         UsageError: its boxes cannot be used.
@@ -116,7 +125,7 @@ def explained(record: RewardRecord, depth: DepthMap | None, *, name: str) -> Exp
         answer=record.answer,
         rewards={
             "format": _format(reading, text),
-            "answer": _answer(record, reading, text),
+            "answer": _answer(record, reading, text, judged=judged),
             "grounding": _grounding(reading, text, true),
             "depth": _depths(reading, text, true, depth),
         },
@@ -134,16 +143,18 @@ def _format(reading: Reading, text: str) -> Explained:
     )
 
 
-def _answer(record: RewardRecord, reading: Reading, text: str) -> Explained:
+def _answer(record: RewardRecord, reading: Reading, text: str, *, judged: bool) -> Explained:
     strict = match_answer(reading, record.answer, record.options)
     said = answer_of(text)
     loose = match(str(said), record.answer, record.options)
+    why = _FREE if judged and not strict.settled else f"{strict.kind.value}: {strict.reason}"
+    told = "no <answer>…</answer>" if said is None else f"{loose.kind.value}: {loose.reason}"
     bonus = f"bonus over {record.previous:g} at the last visit" if record.previous is not None else None
     return Explained(
         robust=boosted(strict.score, record.previous),
         published=boosted(loose.score, record.previous),
-        why=[f"{strict.kind.value}: {strict.reason}", *([bonus] if bonus else [])],
-        published_why=["no <answer>…</answer>" if said is None else f"{loose.kind.value}: {loose.reason}"],
+        why=[why, *([bonus] if bonus else [])],
+        published_why=[_JUDGED if judged else told],
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
@@ -12,6 +11,7 @@ from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoP
 from sifthinker.policy.base import PolicyProfile
 from sifthinker.policy.boxes import BoxSpace
 from sifthinker.policy.errors import DataError, UsageError
+from sifthinker.policy.profiles import write_profile
 from sifthinker.training.checkpoints import TORN
 from sifthinker.training.data.files import saving
 from sifthinker.training.scratch.card import write_card
@@ -87,7 +87,6 @@ def _write_rest(
     video = Qwen3VLVideoProcessor(patch_size=PATCH_PX, merge_size=MERGE, temporal_patch_size=2)
     processor = Qwen3VLProcessor(image, tokenizer, video, chat_template=CHAT_TEMPLATE)
     processor.save_pretrained(out)
-    profile = PROFILE.model_dump(mode="json", exclude_defaults=True)
-    (out / "sifthinker.json").write_text(json.dumps(profile, indent=2) + "\n", encoding="utf-8")
+    write_profile(out, PROFILE)
     if (run / "log.jsonl").is_file():
         write_card(run, out, scores=scores, parameters=parameters)

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sifthinker.policy.base import PolicyProfile
 from sifthinker.policy.errors import DataError, UsageError
 from sifthinker.policy.files import beside, write_whole
-from sifthinker.policy.profiles import PROFILE_FILE
+from sifthinker.policy.profiles import write_profile
 from sifthinker.training import checkpoints
 from sifthinker.training.card import TRAINING_FILE, write_card
 from sifthinker.training.data.tables import shards
@@ -56,9 +56,7 @@ class RunRecord(BaseModel):
 
     def write_beside(self, folder: Path, profile: PolicyProfile) -> None:
         """Write profile and record beside weights, so that they load as a policy and tell where they came from."""
-        said = profile.model_dump(mode="json", exclude_defaults=True)
-        said = {"name": profile.name, "dialect": profile.dialect, "box_space": profile.box_space.value, **said}
-        (folder / PROFILE_FILE).write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+        write_profile(folder, profile)
         told = _without_places(self.model_dump(mode="json"))
         (folder / TRAINING_FILE).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
         adapter = folder / "adapter_config.json"

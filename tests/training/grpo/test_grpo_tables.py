@@ -66,6 +66,12 @@ def test_a_free_answer_is_told_as_the_judge_s_where_there_is_one(tmp_path: Path)
     assert exact.startswith("choice: option")
 
 
+def test_the_published_form_s_judge_scores_every_answer(tmp_path: Path) -> None:
+    _tables(tmp_path, form="published", judged=True)(_rollouts())
+    lines = [json.loads(line) for line in (tmp_path / "rollouts/rollouts.jsonl").read_text().splitlines()]
+    assert [line["why"]["answer"] for line in lines] == [["the judge's score, 0 where the judge failed"]] * 2
+
+
 def test_nothing_that_a_policy_or_a_data_set_says_becomes_markup(tmp_path: Path) -> None:
     _tables(tmp_path)(_rollouts())
     page = (tmp_path / "rollouts/step-000002.html").read_text(encoding="utf-8")
