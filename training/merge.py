@@ -20,7 +20,7 @@ from sifthinker.policy.files import beside
 from sifthinker.policy.profiles import PROFILE_FILE, write_profile
 from sifthinker.training import checkpoints
 from sifthinker.training.card import TRAINING_FILE, write_card
-from sifthinker.training.data.files import locked, saving
+from sifthinker.training.folders import locked, saving
 
 DTYPES = ("bfloat16", "float16", "float32")
 

@@ -18,7 +18,7 @@ from sifthinker.policy.boxes import BoxSpace
 from sifthinker.policy.files import beside
 from sifthinker.policy.load import load_policy
 from sifthinker.policy.messages import ImagePart, Message, message
-from sifthinker.training.data.files import locked
+from sifthinker.training.folders import locked
 from sifthinker.training.sft.run import train
 
 

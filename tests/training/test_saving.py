@@ -9,7 +9,7 @@ import pytest
 from safetensors import SafetensorError
 
 from sifthinker.policy.errors import DataError
-from sifthinker.training.data.files import saving
+from sifthinker.training.folders import saving
 
 FULL = "No space left on device"
 

@@ -33,7 +33,7 @@ from sifthinker.policy.errors import (
 )
 from sifthinker.policy.load import load_policy
 from sifthinker.training.benchmarks.base import side_by_side
-from sifthinker.training.data.files import unwritable
+from sifthinker.training.folders import unwritable
 
 logger = logging.getLogger(__name__)
 

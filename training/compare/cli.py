@@ -137,7 +137,7 @@ def _run(comparison: Any, *, as_json: bool) -> None:
     from sifthinker.training.compare.console import show, watching
     from sifthinker.training.compare.report import write_report
     from sifthinker.training.compare.run import compare
-    from sifthinker.training.data.files import unwritable
+    from sifthinker.training.folders import unwritable
 
     os.environ.setdefault("TQDM_DISABLE", "1")  # the libraries' own bars would break into this one
     told = Console(stderr=True, highlight=False)

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from sifthinker.policy.errors import DataError, UsageError
 from sifthinker.policy.files import sync_folder, write_whole
 from sifthinker.training.compare.records import Answered, Key
-from sifthinker.training.data.files import locked, unwritable
+from sifthinker.training.folders import locked, unwritable
 
 ANSWERS = "answers.jsonl"
 RUN = "run.json"

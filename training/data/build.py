@@ -24,7 +24,7 @@ from sifthinker.policy.errors import DataError, UsageError
 from sifthinker.policy.files import write_whole
 from sifthinker.training.data.config import BuildConfig
 from sifthinker.training.data.depths import DepthShelf
-from sifthinker.training.data.files import Gate, locked, unwritable
+from sifthinker.training.data.files import Gate
 from sifthinker.training.data.make import Maker, RecordMaker
 from sifthinker.training.data.records import FORMAT
 from sifthinker.training.data.runner import Progress, Runner
@@ -32,6 +32,7 @@ from sifthinker.training.data.samples import SourceSample, inside
 from sifthinker.training.data.shards import ShardStore
 from sifthinker.training.data.sources import Source, open_source
 from sifthinker.training.data.teacher import Teacher, TeacherCounts, load_teacher
+from sifthinker.training.folders import locked, unwritable
 
 PROBED = 50
 """Samples of a source whose images are looked for before anything else is done."""

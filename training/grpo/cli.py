@@ -104,7 +104,7 @@ def _is_complete(recipe: GrpoRecipe, out: Path) -> bool:
     """Whether a run has come to its end; what can be wrong with it is said before several processes say it at once."""
     from rich.console import Console
 
-    from sifthinker.training.data.files import locked
+    from sifthinker.training.folders import locked
     from sifthinker.training.grpo.record import begin
     from sifthinker.training.grpo.start import check_start
 

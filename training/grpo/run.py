@@ -24,7 +24,7 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback, Tra
 
 from sifthinker.policy.base import PolicyProfile
 from sifthinker.training import checkpoints
-from sifthinker.training.data.files import locked, saving
+from sifthinker.training.folders import locked, saving
 from sifthinker.training.grpo.data import load_rows
 from sifthinker.training.grpo.recipe import GrpoRecipe
 from sifthinker.training.grpo.record import begin

@@ -13,7 +13,7 @@ from sifthinker.policy.boxes import BoxSpace
 from sifthinker.policy.errors import DataError, UsageError
 from sifthinker.policy.profiles import write_profile
 from sifthinker.training.checkpoints import TORN
-from sifthinker.training.data.files import saving
+from sifthinker.training.folders import saving
 from sifthinker.training.scratch.card import write_card
 from sifthinker.training.scratch.model import CROP_PX, DEPTH_PX, MERGE, PATCH_PX, RGB_PX, TOKEN_PX, build_model
 from sifthinker.training.scratch.recipe import ScratchRecipe

@@ -30,7 +30,7 @@ from transformers import Qwen3VLForConditionalGeneration
 from sifthinker.policy.errors import DataError
 from sifthinker.policy.files import write_whole
 from sifthinker.training.checkpoints import TORN
-from sifthinker.training.data.files import locked, unwritable
+from sifthinker.training.folders import locked, unwritable
 from sifthinker.training.scratch.batches import KINDS, collate, encode, learnt
 from sifthinker.training.scratch.losses import Losses
 from sifthinker.training.scratch.model import build_model

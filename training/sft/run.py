@@ -21,8 +21,8 @@ from typing import Any
 from sifthinker.policy.base import PolicyProfile
 from sifthinker.policy.errors import UsageError
 from sifthinker.training import checkpoints
-from sifthinker.training.data.files import locked, saving
 from sifthinker.training.data.records import Record
+from sifthinker.training.folders import locked, saving
 from sifthinker.training.launch import launched
 from sifthinker.training.sft.recipe import SftRecipe
 from sifthinker.training.sft.records import RunRecord, begin, finish

@@ -19,11 +19,11 @@ from sifthinker.policy.errors import DataError, UsageError
 from sifthinker.policy.files import PART, beside
 from sifthinker.training.data.build import build, is_complete
 from sifthinker.training.data.config import BuildConfig, SourceConfig
-from sifthinker.training.data.files import locked
 from sifthinker.training.data.load import open_depth, open_image
 from sifthinker.training.data.records import Record
 from sifthinker.training.data.runner import Progress
 from sifthinker.training.data.tables import read_records
+from sifthinker.training.folders import locked
 
 
 def test_a_record_holds_what_it_promises(tmp_path: Path) -> None:
