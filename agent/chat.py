@@ -13,7 +13,7 @@ from PIL import Image
 from sifthinker.agent.console import FocusConsole
 from sifthinker.agent.deciding import FORMS, typed_decision
 from sifthinker.agent.focus_agent import FocusAgent
-from sifthinker.agent.forgetting import forget_question, forgotten_image
+from sifthinker.agent.forgetting import forget_question, forget_unanswered, forgotten_image
 from sifthinker.agent.pictures import annotate
 from sifthinker.agent.result import FocusResult
 from sifthinker.agent.typing_aid import is_picture, typed_path
@@ -47,6 +47,7 @@ class Chat:
         self._new_image: Image.Image | None = None  # named, but not asked about yet
         self._image_name = ""
         self._options: Sequence[str] = ()
+        self._stands_again = False  # an answer that a fork had left, which was given up; to be told
         self._commands: dict[str, Callable[[str], None]] = {
             "image": self.use_image,
             "mode": self.use_mode,
@@ -85,6 +86,9 @@ class Chat:
         except KeyboardInterrupt:
             self.console.say()
             self.console.note("Stopped.")
+        if self._stands_again:
+            self._stands_again = False
+            self.console.note("The answer from before stands.")
 
     def ask(self, question: str) -> None:
         """Answer a question about the image at hand, showing each step; an unfinished one is not remembered."""
@@ -176,8 +180,9 @@ class Chat:
 
     def undo(self, _: str) -> None:
         """/undo: forget the last question and its answer."""
-        if not self._forget_last():
+        if not forget_question(self.agent, self._thread_id):
             raise UsageError("There is nothing to undo.")
+        self._take_forgotten_image()
         left = sum(isinstance(message, HumanMessage) for message in self._messages())
         self.console.say(f"Forgotten; {counted(left, 'question')} left.")
 
@@ -222,7 +227,7 @@ class Chat:
         self._wait_for_the_stopped()
         try:
             self._show(parts)
-        except (SifthinkerError, KeyboardInterrupt):
+        except (SifthinkerError, OSError, KeyboardInterrupt):
             self._forget_unanswered()
             raise
         self._new_image, self._options = None, ()
@@ -259,22 +264,17 @@ class Chat:
         return result
 
     def _forget_unanswered(self) -> None:
+        """Give up a question that failed or was stopped."""
         self.paused = None
-        messages = self._messages()
-        if messages and isinstance(messages[-1], HumanMessage):
-            self._forget_last()
-
-    def _forget_last(self) -> bool:
-        """Take the last question, and what followed it, out of the conversation; False where there is none.
-
-        The image stays the one at hand, also when its only question goes.
-        """
-        forgotten = forget_question(self.agent, self._thread_id)
+        self._stands_again = forget_unanswered(self.agent, self._thread_id)
         self._take_forgotten_image()
-        return forgotten
 
     def _take_forgotten_image(self) -> bool:
-        """Have the image of the question that was forgotten last at hand; whether that is another than before."""
+        """Have the image of the question that was forgotten last at hand, also when it was the only one.
+
+        Returns:
+            Whether that is another than before.
+        """
         image = forgotten_image(self.agent, self._thread_id)
         if image is None or self._new_image is not None:
             return False

@@ -8,6 +8,7 @@ from typing import Any, cast
 from langchain_core.messages import AnyMessage, HumanMessage, RemoveMessage
 
 from sifthinker.agent.focus_agent import FocusAgent
+from sifthinker.agent.forking import take_up_left_answer
 from sifthinker.agent.settling import settle
 from sifthinker.nodes.questions import image_ids
 from sifthinker.nodes.state import ResultRecord
@@ -47,9 +48,21 @@ def forgotten_image(agent: FocusAgent, thread_id: str) -> str | None:
 
 
 def forget_unanswered(agent: FocusAgent, thread_id: str) -> bool:
-    """`forget_question` where the last one was not answered, so that the next is not asked on top of it."""
-    messages = agent.get_state({"configurable": {"thread_id": thread_id}}).values.get("messages", [])
-    return bool(messages) and isinstance(messages[-1], HumanMessage) and forget_question(agent, thread_id)
+    """Give up the last question where it was not answered, so that the next is not asked on top of it.
+
+    One that was answered and then gone back into (`FocusAgent.fork`) has its answer again; any other is forgotten.
+
+    Returns:
+        Whether an answer stands again.
+    """
+    config: Any = {"configurable": {"thread_id": thread_id}}
+    messages = agent.get_state(config).values.get("messages", [])
+    if not messages or not isinstance(messages[-1], HumanMessage):
+        return False
+    if take_up_left_answer(agent, config):
+        return True
+    forget_question(agent, thread_id)
+    return False
 
 
 def _result_after(agent: FocusAgent, config: Any, messages: Sequence[AnyMessage]) -> ResultRecord | None:

@@ -12,7 +12,6 @@ from anyio.to_thread import run_sync
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from sifthinker.agent.forgetting import forget_unanswered
 from sifthinker.agent.report import render_report, report_of
 from sifthinker.agent.result import FocusResult
 from sifthinker.agent.web.errors import Refused, busy, without_paths
@@ -28,7 +27,7 @@ from sifthinker.agent.web.intake import (
 )
 from sifthinker.agent.web.loading import Loading
 from sifthinker.agent.web.pictures import picture_file
-from sifthinker.agent.web.runs import Run, Runner, events_of, forget_thread
+from sifthinker.agent.web.runs import Run, Runner, events_of, forget_thread, give_up
 from sifthinker.agent.web.sessions import Picture, Session, Sessions
 from sifthinker.agent.web.settings import WebSettings
 from sifthinker.agent.web.views import look_view, offer_view, policy_name
@@ -215,8 +214,7 @@ class Desk:
         run.stop.set()
         if run.state == "waiting":
             run.go_on(None)
-            await run_sync(forget_unanswered, agent, session.id)
-            run.end("stopped", {"kind": "stopped"})
+            await run_sync(give_up, agent, run, session.id, "stopped", {"kind": "stopped"})
         return JSONResponse({"state": run.state}, 202)
 
     async def report(self, request: Request) -> Response:

@@ -56,6 +56,8 @@ class Run:
     stop: threading.Event = field(default_factory=threading.Event)
     abandoned: bool = False
     """Whether its conversation has been forgotten meanwhile."""
+    left: ResultRecord | None = None
+    """The answer that a person has gone back from."""
     _listeners: set[Callable[[], None]] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -86,7 +88,7 @@ class Run:
 
     def go_back(self, step: int) -> None:
         """A person has gone back to a step, before its crop; what came after is left."""
-        self.record = None
+        self.left, self.record = self.record, None
         self._add({"kind": "back", "step": step}, "running")
 
     def listen(self, awake: Callable[[], None]) -> None:
@@ -197,8 +199,7 @@ class Runner:
                 ending = ("waiting", FocusPaused.model_validate(requests[0].value).model_dump(mode="json"))
             else:
                 run.record = output["result"]
-                result = FocusResult.from_record(output["result"])
-                ending = ("answered", {"kind": "result", "result": result_view(result)})
+                ending = ("answered", {"kind": "result", "result": _view(output["result"])})
         except RunStopped:
             ending = ("stopped", {"kind": "stopped"})
         except Exception as error:
@@ -211,10 +212,19 @@ class Runner:
                 self._running.discard(run)
             self._slots.release()
         if ending[0] in ("stopped", "failed"):
-            forget_unanswered(agent, thread_id)
-        run.end(*ending)
+            give_up(agent, run, thread_id, *ending)
+        else:
+            run.end(*ending)
         if run.abandoned:
             forget_thread(agent, thread_id)
+
+
+def give_up(agent: FocusAgent, run: Run, thread_id: str, state: State, event: dict[str, Any]) -> None:
+    """End a run that was stopped or has failed. Where a person had gone back from an answer, that stands again."""
+    if forget_unanswered(agent, thread_id) and run.left is not None:
+        run.record = run.left
+        state, event = "answered", {"kind": "result", "result": _view(run.left), "given_up": event}
+    run.end(state, event)
 
 
 def forget_thread(agent: FocusAgent, thread_id: str) -> None:
@@ -250,6 +260,10 @@ async def events_of(run: Run, start: int, *, quiet_s: float = 15.0) -> AsyncIter
                     yield ": still at it\n\n"
     finally:
         run.leave(wake)
+
+
+def _view(record: ResultRecord) -> dict[str, Any]:
+    return result_view(FocusResult.from_record(record))
 
 
 def _thread(thread_id: str) -> Any:

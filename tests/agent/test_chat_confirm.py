@@ -127,6 +127,20 @@ def test_a_fork_can_bring_its_boxes_and_goes_back_further_than_the_one_before(tm
     assert "Expected /fork N" in typed("/fork back")
 
 
+def test_a_fork_that_is_given_up_leaves_the_answer_before_it(tmp_path: Path) -> None:
+    policy = ScriptedPolicy(*focus_lines(LEFT, RIGHT, answer="first"), TimeoutError("silent"), TimeoutError("silent"))
+    typed = Typed(policy, tmp_path, confirm=False)
+    typed("Which?")
+    assert "Look there?" in typed("/fork 2")
+    assert typed("/stop").splitlines()[-2:] == ["Stopped.", "The answer from before stands."]
+    assert typed.chat.last_result().answer == "first"
+    out = typed("/fork 1 y")
+    assert "silent" in out
+    assert "The answer from before stands." in out
+    assert typed.chat.last_result().answer == "first"
+    assert "1 question" not in typed("/fork 7"), "and can be gone back into again"
+
+
 def test_there_is_nothing_to_fork_before_a_look(tmp_path: Path) -> None:
     typed = Typed(ScriptedPolicy("<answer>x</answer>"), tmp_path)
     assert "no step to go back to" in typed("/fork 1")

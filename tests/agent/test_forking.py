@@ -12,6 +12,7 @@ from scripted import ScriptedPolicy, focus_lines
 
 from sifthinker.agent import FocusResult, create_focus_agent
 from sifthinker.agent.events import FocusPaused
+from sifthinker.agent.forgetting import forget_unanswered
 from sifthinker.policy.errors import UsageError
 
 IMAGE = Image.new("RGB", (200, 100), (9, 9, 9))
@@ -78,3 +79,39 @@ def test_after_a_fork_the_conversation_goes_on():
     told = "".join(turn.text for turn in policy.heard[-1])
     assert "second" in told
     assert "first" not in told
+
+
+def answer_of(agent):
+    state = agent.get_state({"configurable": {"thread_id": "t"}})
+    assert state.next == ()
+    return state.values["result"]["answer"], [message.text for message in state.values["messages"]]
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+def test_a_fork_that_is_given_up_has_the_answer_before_it_stand_again(kind):
+    memory = None if kind == "memory" else SqliteSaver(sqlite3.connect(":memory:", check_same_thread=False))
+    policy, agent = answered(*focus_lines(SMALL, answer="second")[1:], "<answer>third</answer>", memory=memory)
+    list(agent.fork("t", 2))
+    list(agent.fork("t", 1))
+    assert forget_unanswered(agent, "t")
+    assert answer_of(agent) == ("first", ["What colour?", "first"])
+    list(agent.fork("t", 2, EDIT))
+    assert answer_of(agent)[0] == "second", "it can be forked again"
+    list(agent.fork("t", 1))
+    assert forget_unanswered(agent, "t")
+    assert answer_of(agent)[0] == "second", "the newest answer, not the first"
+    assert not forget_unanswered(agent, "t")
+    assert agent.ask("And now?", thread_id="t", mode="direct").answer == "third"
+    assert "second" in "".join(turn.text for turn in policy.heard[-1])
+
+
+def test_a_fork_that_fails_has_the_answer_before_it_stand_again():
+    _, agent = answered(TimeoutError("the server is silent"), TimeoutError("the server is silent"))
+    with pytest.raises(Exception, match="silent"):
+        list(agent.fork("t", 2, EDIT))
+    assert forget_unanswered(agent, "t")
+    assert answer_of(agent)[0] == "first"
+    with pytest.raises(Exception, match="silent"):
+        agent.ask("And now?", thread_id="t", mode="direct")
+    assert not forget_unanswered(agent, "t"), "a new question is forgotten, and nothing of the one before"
+    assert answer_of(agent) == ("first", ["What colour?", "first"])

@@ -67,6 +67,27 @@ def test_a_person_goes_back_to_a_step_and_looks_elsewhere_from_there(opened, pic
         assert page.locator("text=Download the report").is_visible()
 
 
+def test_a_person_goes_back_to_a_step_and_thinks_better_of_it(opened, picture):
+    with serving(agent(*focus_lines(LEFT, RIGHT, answer="red"))) as address:
+        page = opened(address)
+        take(page, picture)
+        ask(page)
+        page.locator(".step .head").nth(0).click()
+        page.click(".back:visible")
+        page.wait_for_selector(".turn[data-state=waiting]")
+        assert page.locator(".step").count() == 1
+        page.click("#stop")
+        page.wait_for_selector(".turn[data-state=answered]")
+        assert page.inner_text(".answer .said") == "red"
+        assert page.locator(".step").count() == 2
+        assert page.locator(".edit").count() == 0
+        assert page.locator("#trouble").is_hidden(), "that was no trouble"
+        assert page.locator("text=Download the report").is_visible()
+        page.reload()
+        page.wait_for_selector(".turn[data-state=answered]")
+        assert page.inner_text(".answer .said") == "red"
+
+
 def test_boxes_are_drawn_moved_and_removed_with_mouse_and_keyboard(opened, picture):
     with serving(agent(*focus_lines(LEFT))) as address:
         page = opened(address)

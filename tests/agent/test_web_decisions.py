@@ -94,6 +94,25 @@ def test_a_person_goes_back_to_a_step_and_looks_elsewhere_from_there():
     assert "blue" in report
 
 
+def test_going_back_and_stopping_leaves_the_answer_as_it_was():
+    lines = [*focus_lines(LEFT, RIGHT, answer="red"), TimeoutError("silent"), TimeoutError("silent")]
+    with serving(scripted_agent(*lines)) as address:
+        tab = Tab(address)
+        tab.upload(png())
+        heard = tab.ask("What colour?")
+        for after in ("stop", "decision"):
+            tab.post("questions/1/fork", step=2)
+            heard += tab.events(1, after=len(heard))
+            if after == "stop":
+                tab.post("questions/1/stop")
+            else:
+                tab.post("questions/1/decision", action="approve", confirm=False)
+            heard += tab.events(1, after=len(heard))
+            assert heard[-1]["result"]["answer"] == "red"
+            assert heard[-1]["given_up"]["kind"] == {"stop": "stopped", "decision": "failed"}[after]
+            assert "red" in tab.get("questions/1/report.html").text
+
+
 def test_only_a_step_of_the_newest_answered_question_can_be_gone_back_to():
     lines = [*focus_lines(LEFT, answer="red"), "<answer>blue</answer>"]
     with serving(scripted_agent(*lines)) as address:

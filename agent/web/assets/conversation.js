@@ -179,7 +179,7 @@ const follow = (turn) => {
       if (event.kind === "failed") {
         one("question").value ||= run.question; // to ask again
         tell(run.problem);
-      }
+      } else if (event.given_up?.message) tell(`${event.given_up.message} The answer from before stands.`);
       mark();
       refresh();
     },
@@ -192,6 +192,7 @@ const say = (run, event) => {
   if (event.kind === "area") announce(`Step ${event.step}: ${stepTitle(event.boxes)}.`);
   else if (event.kind === "text") announce(event.text);
   else if (event.kind === "weighed") announce(event.why);
+  else if (event.given_up) announce("Stopped. The answer from before stands.");
   else if (event.kind === "result") announce(`Answer: ${run.answer || "none"}. ${run.warnings.join(" ")}`);
   else if (event.kind === "paused") announce(`Step ${event.step} waits for your decision on its boxes.`);
   else if (event.kind === "stopped") announce("Stopped.");

@@ -14,6 +14,7 @@ export const newRun = ({ number, question, mode, options = [], image }) => ({
   hasDepth: false,
   request: null, // what a person is asked
   forked: false, // whether a person has gone back to one of its steps
+  left: [], // the steps that were left then
   result: null,
   problem: "",
   heard: 0,
@@ -59,7 +60,8 @@ const folds = {
     run.request = event;
   },
   back: (run, event) => {
-    run.steps.length = Math.min(run.steps.length, event.step);
+    run.left = run.steps;
+    run.steps = run.steps.slice(0, event.step);
     run.steps[event.step - 1] = newStep(stepOf(run, event.step).boxes);
     Object.assign(run, { state: "running", forked: true, result: null, answer: "", warnings: [], weighed: "" });
   },
@@ -73,8 +75,11 @@ const folds = {
     run.state = "running";
     run.request = null;
   },
+  // given_up: how the run ended that had gone back from this answer; the answer stands again.
   result: (run, event) => {
     run.state = "answered";
+    run.request = null;
+    const before = event.given_up ? run.left : run.steps;
     run.result = event.result;
     run.answer = event.result.answer;
     run.warnings = event.result.warnings;
@@ -86,7 +91,7 @@ const folds = {
       findings: step.findings ?? [],
       cost: step.cost,
       edited: step.edited,
-      declined: Boolean(run.steps[index]?.declined) && !step.edited,
+      declined: Boolean(before[index]?.declined) && !step.edited,
     }));
   },
   stopped: (run) => { run.state = "stopped"; run.request = null; },
