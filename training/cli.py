@@ -81,7 +81,8 @@ def sft(
     if out is None:
         raise UsageError("Missing --out: the folder of the run.")
     if count > 1 and not launched():
-        raise typer.Exit(launch(command_of(arguments, Machines(processes=count), Path()), cpu=True))
+        machines = Machines(processes=count)
+        raise typer.Exit(launch(command_of(arguments, machines, Path()), machines))
     _run(settings, out)
 
 

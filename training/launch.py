@@ -1,7 +1,8 @@
 """How a run is started on its machines: accelerate's config written out, and the exact command.
 
 One process runs in place. Several on the CPU speak gloo; several GPUs run under accelerate, with DeepSpeed where the
-recipe shards. The config is a file beside the run, to be read and changed.
+recipe shards (on the CPU too, so that sharding can be tried without a GPU). The config is a file beside the run, to be
+read and changed.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def write_config(machines: Machines, out: Path, *, accumulate: int = 1, clip: fl
 def command_of(arguments: Sequence[str], machines: Machines, config: Path) -> list[str]:
     """The command line that starts `sifthinker ARGUMENTS` on such machines."""
     module = ["sifthinker.training", *arguments]
-    if machines.gpu_gb is None and machines.processes > 1:
+    if machines.gpu_gb is None and machines.processes > 1 and not machines.zero:
         spread = ["--standalone", f"--nproc-per-node={machines.processes}"]
         return [sys.executable, "-m", "torch.distributed.run", *spread, "--module", *module]
     if machines.processes > 1 or machines.zero:
@@ -102,7 +103,10 @@ def launched() -> bool:
     return "RANK" in os.environ
 
 
-def launch(command: Sequence[str], *, cpu: bool) -> int:
+def launch(command: Sequence[str], machines: Machines) -> int:
     """Run a command to its end, and give its exit code."""
-    extra = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"), **ALLOCATOR} if cpu else {}
+    extra = {}
+    if machines.gpu_gb is None:
+        extra = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"), **ALLOCATOR}
+        extra |= {"DS_ACCELERATOR": "cpu"} if machines.zero else {}
     return subprocess.call(list(command), env={**os.environ, **extra})

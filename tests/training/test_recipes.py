@@ -137,6 +137,8 @@ def test_the_command_is_what_the_machines_need() -> None:
     assert gpus.startswith(
         "accelerate launch --config_file runs/x/accelerate.yaml --module sifthinker.training train sft x"
     )
+    sharded = shown(command_of(arguments, Machines(processes=2, zero=3), config))
+    assert sharded.startswith("accelerate launch"), "sharding can be tried on the CPU"
     assert "mixed_precision" in accelerate_config(Machines())
 
 

@@ -96,7 +96,7 @@ def run_recipe(name: str, out: Path | None, *, changes: list[str], dry: bool = F
             return 0
         accumulate, clip = _optimising(recipe)
         config = write_config(machines, out, accumulate=accumulate, clip=clip)
-        return launch(command_of([*arguments, "--out", str(out)], machines, config), cpu=recipe.on_cpu)
+        return launch(command_of([*arguments, "--out", str(out)], machines, config), machines)
     return _train(recipe, out)
 
 

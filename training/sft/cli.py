@@ -59,7 +59,7 @@ def run_recipe(
     machines = recipe.machines
     if not launched() and (machines.processes > 1 or machines.zero):
         config = write_config(machines, out, accumulate=recipe.accumulate, clip=recipe.clip)
-        return launch(command_of([*arguments, "--out", str(out)], machines, config), cpu=recipe.on_cpu)
+        return launch(command_of([*arguments, "--out", str(out)], machines, config), machines)
     return _train(recipe, out)
 
 

@@ -27,7 +27,7 @@ RUN_FILE = "run.json"
 """In a run's folder."""
 PACKAGES = ("sifthinker", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
 _NO_WEIGHTS = ("optimizer", "scheduler", "scaler", "rng_state", "trainer_state", "training_args", "global_step",
-               "zero_to_fp32", "latest", checkpoints.MARKER)  # fmt: skip
+               "zero_to_", "latest", checkpoints.MARKER)  # fmt: skip
 _MAY_CHANGE = {"data", "log_every", "save_every", "keep", "report", "loader_workers", "name"}
 """Fields of a recipe that change nothing about what is trained."""
 
