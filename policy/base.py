@@ -95,15 +95,15 @@ class PolicyProfile(BaseModel):
             max(multiple, round(height * scale / multiple) * multiple),
         )
 
-    def resized_size(self, image_size: tuple[int, int]) -> tuple[int, int] | None:
-        """(width, height) of the RGB image after the processor's own resize: the pixels of `BoxSpace.RESIZED`.
+    def resized_size(self, image_size: tuple[int, int], kind: ImageKind = "rgb") -> tuple[int, int] | None:
+        """(width, height) of an image of that kind after the processor's own resize: the pixels of `BoxSpace.RESIZED`.
 
         None when the profile does not declare how the processor resizes. The rule is the one of the Qwen-VL family:
         both edges to the nearest multiple of a merged vision token, the area brought into its bounds.
         """
         if self.vision_patch_px is None:
             return None
-        width, height = self.shown_size(image_size)
+        width, height = self.shown_size(image_size, kind)
         return _round_to_patches(
             width, height, self.vision_patch_px, self.min_image_pixels or 1, self.max_image_pixels or width * height * 4
         )

@@ -1,7 +1,9 @@
 """The questions of a run as rows for TRL: prompt and images as in inference, and what the rewards measure by.
 
 A row's images are what the policy is shown when it is asked (`PolicyProfile.shown_size`), so that it learns on what it
-will see. Rows are made when they are asked for; a row that a batch holds several times is made once.
+will see. Where vLLM samples, they are also resized as the processor would (`resized`): vLLM has a processor of its own,
+which knows nothing of a recipe's `max_pixels`, and both must make the same tokens of them. Rows are made when they are
+asked for; a row that a batch holds several times is made once.
 """
 
 from __future__ import annotations
@@ -39,12 +41,15 @@ KEPT_ROWS = 64
 """Rows at hand: TRL asks for a batch again for each pass over it."""
 
 
-def load_rows(config: ScenesConfig | WorldConfig | RecordsConfig, profile: PolicyProfile) -> Dataset:
+def load_rows(
+    config: ScenesConfig | WorldConfig | RecordsConfig, profile: PolicyProfile, *, resized: bool = False
+) -> Dataset:
     """The rows of a run: prompt, images, id, question, answer, options, boxes, depth.
 
     Args:
         config: where questions come from.
         profile: of the policy that is asked.
+        resized: leave no processor anything to resize.
 
     Raises:
         UsageError, DataError: there are none.
@@ -52,16 +57,16 @@ def load_rows(config: ScenesConfig | WorldConfig | RecordsConfig, profile: Polic
     from datasets import Dataset
 
     if isinstance(config, RecordsConfig):
-        return _records(config, profile)
+        return _records(config, profile, resized=resized)
     make: Callable[[int], Row]
     if isinstance(config, WorldConfig):
         records, folder = read_world(config.path), config.path
         count = len(records)
 
         def make(index: int) -> Row:
-            return world_row(records[index], folder, profile)
+            return world_row(records[index], folder, profile, resized=resized)
     else:
-        scenes, count = Scenes(config, profile), config.count
+        scenes, count = Scenes(config, profile, resized=resized), config.count
         make = scenes.row
     remembered = _Remembering(make)
     return Dataset.from_dict({"index": list(range(count))}).with_transform(remembered)
@@ -70,9 +75,10 @@ def load_rows(config: ScenesConfig | WorldConfig | RecordsConfig, profile: Polic
 class Scenes:
     """Questions of the block world, made when they are asked for: the same index gives the same row."""
 
-    def __init__(self, config: ScenesConfig, profile: PolicyProfile) -> None:
+    def __init__(self, config: ScenesConfig, profile: PolicyProfile, *, resized: bool = False) -> None:
         self.config = config
         self.profile = profile
+        self.resized = resized
         self._estimator = load_depth("embedded") if config.depth == "embedded" else None
 
     def row(self, index: int) -> Row:
@@ -102,6 +108,7 @@ class Scenes:
             boxes=[list(target.box) for target in question.targets],
             rgb=rgb,
             depth=self._depth(view.render.depth, rgb, rng),
+            resized=self.resized,
         )
 
     def _depth(self, exact: np.ndarray, rgb: Image.Image, rng: np.random.Generator) -> DepthMap:
@@ -121,7 +128,7 @@ def softened(depth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.clip(soft * rng.normal(1.0, 0.02) + rng.normal(0.0, 0.008), 0.0, 1.0)
 
 
-def world_row(record: QuestionRecord, folder: Path, profile: PolicyProfile) -> Row:
+def world_row(record: QuestionRecord, folder: Path, profile: PolicyProfile, *, resized: bool = False) -> Row:
     """The row of a question of a world's folder."""
     return row_of(
         profile=profile,
@@ -133,6 +140,7 @@ def world_row(record: QuestionRecord, folder: Path, profile: PolicyProfile) -> R
         boxes=[list(target.bbox_2d) for target in record.boxes],
         rgb=load_image(folder / record.image).image,
         depth=DepthMap.from_png16(folder / record.depth),
+        resized=resized,
     )
 
 
@@ -147,6 +155,7 @@ def row_of(
     boxes: list[list[float]],
     rgb: Image.Image,
     depth: DepthMap | None,
+    resized: bool = False,
 ) -> Row:
     """A row: what the policy is asked, in the words and images of inference, and what it is measured by."""
     picture = depth.picture() if depth is not None and profile.uses_depth_image else None
@@ -156,7 +165,7 @@ def row_of(
     for part in asked.parts:
         if isinstance(part, ImagePart):
             content.append({"type": "image"})
-            images.append(as_shown(part.image, part.kind, profile))
+            images.append(as_shown(part.image, part.kind, profile, resized=resized))
         elif content and content[-1]["type"] == "text":
             content[-1] = {"type": "text", "text": content[-1]["text"] + part.text}
         else:
@@ -174,17 +183,21 @@ def row_of(
     }
 
 
-def as_shown(image: Image.Image, kind: ImageKind, profile: PolicyProfile) -> Image.Image:
-    """An image at the size at which the policy is shown it: what `policy.encoding` does when it is asked."""
+def as_shown(image: Image.Image, kind: ImageKind, profile: PolicyProfile, *, resized: bool = False) -> Image.Image:
+    """An image at the size at which the policy is shown it: what `policy.encoding` does when it is asked.
+
+    With `resized` also what the processor does then, as far as the profile tells.
+    """
+    final = profile.resized_size(image.size, kind) if resized else None
     image = image if image.mode == "RGB" else image.convert("RGB")
     size = profile.shown_size(image.size, kind)
-    if size == image.size:
-        return image
-    smaller = max(size) < max(image.size)
-    return image.resize(size, Image.Resampling.LANCZOS if smaller else Image.Resampling.BICUBIC)
+    if size != image.size:
+        smaller = max(size) < max(image.size)
+        image = image.resize(size, Image.Resampling.LANCZOS if smaller else Image.Resampling.BICUBIC)
+    return image if final in (None, size) else image.resize(final, Image.Resampling.BICUBIC)
 
 
-def _records(config: RecordsConfig, profile: PolicyProfile) -> Dataset:
+def _records(config: RecordsConfig, profile: PolicyProfile, *, resized: bool) -> Dataset:
     """The rows of a folder of records, their images as they are shown."""
     data = training_set(config.path, columns=[*GRPO_COLUMNS, "family"], depth=True)
     opened = data.format["format_kwargs"]["transform"]
@@ -193,7 +206,7 @@ def _records(config: RecordsConfig, profile: PolicyProfile) -> Dataset:
         rows = opened(batch)
         kinds: tuple[ImageKind, ...] = ("rgb", "depth")
         rows["images"] = [
-            [as_shown(image, kind, profile) for image, kind in zip(images, kinds, strict=False)]
+            [as_shown(image, kind, profile, resized=resized) for image, kind in zip(images, kinds, strict=False)]
             for images in rows["images"]
         ]
         rows["options"] = [list(options) or None for options in rows["options"]]

@@ -119,7 +119,7 @@ def build(recipe: GrpoRecipe, out: Path, record: RunRecord) -> tuple[FocusGRPOTr
         model=model,
         reward_funcs=rewards,
         args=args,
-        train_dataset=load_rows(recipe.data, profile),
+        train_dataset=load_rows(recipe.data, profile, resized=args.use_vllm),
         processing_class=processor,
         peft_config=lora_config(recipe.lora) if recipe.lora else None,
         callbacks=[_Metrics(out)],
