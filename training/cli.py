@@ -175,6 +175,7 @@ def score(
             "command": " ".join(words),
             "seed": seed,
             "temperature": temperature,
+            "depth": depth,
             "made_by": made_by.read_text(encoding="utf-8").strip() if made_by.is_file() else None,
             "n": len(records),
             "modes": kept,

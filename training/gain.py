@@ -73,13 +73,20 @@ def gains(pairs: Sequence[tuple[Path, Path]], *, modes: Sequence[str] | None = N
         seed: of the draws.
 
     Raises:
-        UsageError: a file that is none, files of different questions or temperatures, or a mode that is missing.
+        UsageError: a file that is none, files of different questions or temperatures, a pair of different depths or
+            seeds, or a mode that is missing.
     """
     files = [(_read(before), _read(after)) for before, after in pairs]
     temperatures = sorted({told.temperature for pair in files for told in pair})
     if len(temperatures) > 1:
         said = " and ".join(f"{temperature:g}" for temperature in temperatures)
         raise UsageError(f"The files are of temperatures {said}: one changes the scores as a training does.")
+    for before, after in files:
+        for name, first, second in zip(_ScoreFile._fields[2:], before[2:], after[2:], strict=True):
+            if None not in (first, second) and first != second:
+                raise UsageError(
+                    f"The files of a pair are of {name} {first} and {second}: that changes scores as training does."
+                )
     read = [(before.modes, after.modes) for before, after in files]
     common = [mode for mode in read[0][0] if all(mode in scores for pair in read for scores in pair)]
     missing = sorted(set(modes or ()) - set(common))
@@ -142,6 +149,10 @@ class _ScoreFile(NamedTuple):
     modes: dict[str, dict[str, Scored]]
     """The answers by mode and question."""
     temperature: float
+    depth: str | None
+    """Where it was measured and shown from; None: an older file does not say."""
+    seed: int | None
+    """Of the options' order, and of what was sampled."""
 
 
 def _read(path: Path) -> _ScoreFile:
@@ -151,7 +162,7 @@ def _read(path: Path) -> _ScoreFile:
             mode: {one["id"]: Scored.model_validate(one) for one in kept["answers"]}
             for mode, kept in told["modes"].items()
         }
-        return _ScoreFile(modes, float(told.get("temperature", 0.0)))
+        return _ScoreFile(modes, float(told.get("temperature", 0.0)), told.get("depth"), told.get("seed"))
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
     except (ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:

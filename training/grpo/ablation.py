@@ -6,15 +6,18 @@ goes on where it ended, and what is finished is not done again.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 
 from sifthinker.policy.errors import SifthinkerError, UsageError
+from sifthinker.policy.files import write_whole
 from sifthinker.training.gain import Gain, gains
 from sifthinker.training.grpo.recipe import REWARDS
 
@@ -26,6 +29,8 @@ VARIANTS: dict[str, list[str]] = {
 }
 """Name of a variant -> options of `sifthinker train grpo`."""
 START = "start"
+SETTINGS = "ablation.json"
+"""What all runs of a folder have in common."""
 
 Runner = Callable[[Sequence[str]], int]
 
@@ -70,6 +75,7 @@ def run_variants(
     run = runner or _program
     out.mkdir(parents=True, exist_ok=True)
     asked = ["--data", str(data), "--modes", mode, *scoring]
+    _begin(out, {"recipe": recipe, "policy": start, "options": list(options), "scoring": asked})
     _score(run, start, asked, out / f"{START}.json")
     for name in variants:
         if scores_of(out, name).is_file():
@@ -81,6 +87,23 @@ def run_variants(
             )
         _score(run, str(out / name / "policy"), asked, scores_of(out, name))
     return table(out, variants, mode=mode)
+
+
+def _begin(out: Path, settings: dict[str, Any]) -> None:
+    """Note what the folder is of, or see that it is of the same.
+
+    Raises:
+        UsageError: it was begun with other settings, whose scores must not stand in one table with these.
+    """
+    path = out / SETTINGS
+    if path.is_file():
+        known = json.loads(path.read_text(encoding="utf-8"))
+        changed = sorted(name for name in settings if known.get(name) != settings[name])
+        if changed:
+            raise UsageError(f"{out} was begun with other settings ({', '.join(changed)}): name another folder.")
+        return
+    text = json.dumps(settings, indent=1) + "\n"
+    write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
 
 
 def table(out: Path, variants: Sequence[str] = tuple(VARIANTS), *, mode: str = "internal") -> list[Row]:

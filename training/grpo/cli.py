@@ -165,16 +165,16 @@ def _show_plan(recipe: GrpoRecipe, name: str, arguments: list[str], out: Path | 
     from rich.console import Console
 
     from sifthinker.training.grpo.plan import plan_of
-    from sifthinker.training.grpo.start import arguments as trl_arguments
+    from sifthinker.training.grpo.start import check_arguments
     from sifthinker.training.launch import command_of, shown, write_config
     from sifthinker.training.sft.cli import show_plan
 
-    folder = out or Path(f"runs/{Path(name).stem}")
-    if recipe.on_cpu or not recipe.trl.get("bf16"):
-        trl_arguments(recipe, folder)  # whether TRL takes them; those of a GPU can be checked on one only
+    title = Path(name).stem if name.endswith((".yaml", ".yml")) else name
+    folder = out or Path(f"runs/{title}")
+    check_arguments(recipe)
     console, machines = Console(highlight=False), recipe.machines
     found = plan_of(recipe, hub=hub)
-    show_plan(found, console, title=f"{Path(name).stem}: {recipe.policy}")
+    show_plan(found, console, title=f"{title}: {recipe.policy}")
     console.print(f"A step: {found.samples_per_step} completions, about {found.tokens_per_step:,} tokens.")
     if out is not None and (machines.processes > 1 or machines.zero):
         accumulate, clip = _optimising(recipe)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from sifthinker.training.launch import Machines
 from sifthinker.training.recipes import fitted
@@ -30,6 +31,9 @@ OURS = {
     "disable_tqdm",
 }
 """Arguments of TRL's that a run sets itself."""
+
+
+_EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 
 
 class _Part(BaseModel):
@@ -149,8 +153,24 @@ class GrpoRecipe(_Part):
     machines: Machines = Machines()
     plan: PlanConfig = PlanConfig()
 
+    @field_validator("trl", mode="after")
+    @classmethod
+    def _numbers(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """With numbers such as 1e-5 read as numbers: YAML takes them for words."""
+        return {
+            name: float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
+            for name, value in given.items()
+        }
+
     @model_validator(mode="after")
     def _fits(self) -> Self:
+        counts = ("save_steps", "gradient_accumulation_steps", "steps_per_generation", "num_iterations")
+        for name in counts:
+            value = self.trl.get(name, 1)
+            if (value is not None or name == "save_steps") and (type(value) is not int or value < 1):
+                raise ValueError(f"trl: {name} must be a whole number from 1, got {value!r}")
+        if self.trl.get("eval_strategy", "no") != "no":
+            raise ValueError("trl: eval_strategy is for a data set to evaluate on, which a run has none of")
         if taken := sorted(OURS & set(self.trl)):
             raise ValueError(f"trl: {', '.join(taken)} follow from other fields of the recipe")
         if not self.rewards.weights:
@@ -162,12 +182,15 @@ class GrpoRecipe(_Part):
             if self.trl.get("gradient_checkpointing", True):
                 raise ValueError("share_prompts needs trl: {gradient_checkpointing: false}")
             plain = {"use_vllm": False, "top_p": 1.0, "top_k": 0, "min_p": None, "repetition_penalty": 1.0}
+            plain["mask_truncated_completions"] = False
             plain["generation_kwargs"] = plain["pad_to_multiple_of"] = plain["cache_implementation"] = None
             other = sorted(name for name, value in plain.items() if self.trl.get(name, value) != value)
             if other:
                 raise ValueError(f"share_prompts cannot be had together with trl: {', '.join(other)}")
-        every = int(self.trl.get("save_steps", 50)) * int(self.trl.get("gradient_accumulation_steps", 1))
-        block = int(self.trl.get("steps_per_generation") or self.trl.get("gradient_accumulation_steps", 1))
+        every = int(self.trl.get("save_steps", 50)) * int(self.trl.get("gradient_accumulation_steps") or 1)
+        block = int(self.trl.get("steps_per_generation") or self.trl.get("gradient_accumulation_steps") or 1)
+        if self.trl.get("generation_batch_size") is not None:
+            raise ValueError("trl: say steps_per_generation instead of generation_batch_size")
         block *= int(self.trl.get("num_iterations", 1))
         if every % block:
             raise ValueError(

@@ -29,7 +29,8 @@ def begin(recipe: GrpoRecipe, out: Path, *, write: bool) -> RunRecord:
     if path.is_file():
         known = read_record(path)
         changed = sorted(k for k in settings if k not in _MAY_CHANGE and known.recipe.get(k) != settings[k])
-        changed += ["data"] if known.data.get("sha256") != data["sha256"] else []
+        of_known = (known.data.get("sha256"), (known.recipe.get("data") or {}).get("limit"))
+        changed += ["data"] if of_known != (data["sha256"], settings["data"].get("limit")) else []
         if known.kind != "grpo" or changed:
             raise UsageError(
                 f"{out} was begun with other settings ({', '.join(changed) or known.kind}): name another folder with "
@@ -58,7 +59,8 @@ def begin(recipe: GrpoRecipe, out: Path, *, write: bool) -> RunRecord:
 def _data_record(recipe: GrpoRecipe) -> dict[str, Any]:
     data = recipe.data
     if isinstance(data, RecordsConfig):
-        return data_record(data.path)
+        told = data_record(data.path)
+        return {**told, "records": min(told["records"], data.limit or told["records"])}
     if isinstance(data, ScenesConfig):
         digest = hashlib.sha256(data.model_dump_json().encode()).hexdigest()
         return {"folder": f"fresh scenes of the block world, seed {data.seed}", "records": data.count, "sha256": digest}

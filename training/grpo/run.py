@@ -23,6 +23,7 @@ import torch
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainerState
 
 from sifthinker.policy.base import PolicyProfile
+from sifthinker.policy.errors import UsageError
 from sifthinker.training import checkpoints
 from sifthinker.training.folders import locked, saving
 from sifthinker.training.grpo.data import load_rows
@@ -110,20 +111,23 @@ def build(recipe: GrpoRecipe, out: Path, record: RunRecord) -> tuple[FocusGRPOTr
         gather=gather,
         writes=args.process_index == 0,
     )
-    trainer = FocusGRPOTrainer(
-        memory=memory,
-        share_prompts=recipe.share_prompts,
-        on_rollouts=tables,
-        on_saved=lambda staged: record.write_beside(staged, profile),
-        keep=recipe.keep,
-        model=model,
-        reward_funcs=rewards,
-        args=args,
-        train_dataset=load_rows(recipe.data, profile, resized=args.use_vllm),
-        processing_class=processor,
-        peft_config=lora_config(recipe.lora) if recipe.lora else None,
-        callbacks=[_Metrics(out)],
-    )
+    try:
+        trainer = FocusGRPOTrainer(
+            memory=memory,
+            share_prompts=recipe.share_prompts,
+            on_rollouts=tables,
+            on_saved=lambda staged: record.write_beside(staged, profile),
+            keep=recipe.keep,
+            model=model,
+            reward_funcs=rewards,
+            args=args,
+            train_dataset=load_rows(recipe.data, profile, resized=args.use_vllm),
+            processing_class=processor,
+            peft_config=lora_config(recipe.lora) if recipe.lora else None,
+            callbacks=[_Metrics(out)],
+        )
+    except ValueError as error:  # TRL checks some arguments only here
+        raise UsageError(f"The recipe's trl: {str(error).rstrip('.')}.") from error
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     record.trainable = count_parameters(trainer.model, trained=True)

@@ -25,21 +25,38 @@ def arguments(recipe: GrpoRecipe, out: Path) -> GRPOConfig:
         UsageError: one that does not exist, or values that do not go together.
     """
     given: dict[str, Any] = {"logging_steps": 1, "save_steps": 50, **tracking(recipe.report, out), **recipe.trl}
+    if recipe.revision is not None and recipe.lora is None and recipe.trl.get("beta"):
+        given["model_init_kwargs"] = {"revision": recipe.revision}  # TRL loads the reference of the KL term itself
     if recipe.on_cpu:
         given = {"use_cpu": True, "dataloader_pin_memory": False, "bf16": False, **given}
         given.setdefault("ddp_backend", "gloo" if launched() else None)
     if recipe.lora is not None and recipe.machines.zero == 3:
         given.setdefault("gradient_checkpointing_kwargs", {"use_reentrant": True})
+    return _config(
+        output_dir=str(out / "checkpoints"),
+        seed=recipe.seed,
+        remove_unused_columns=False,
+        save_strategy="steps",
+        disable_tqdm=True,
+        log_multimodal=False,  # TRL would gather every image of every step
+        **given,
+    )
+
+
+def check_arguments(recipe: GrpoRecipe) -> None:
+    """See that TRL takes the arguments of a recipe, on a machine that need not have its GPUs.
+
+    Raises:
+        UsageError: one that does not exist, or values that do not go together.
+    """
+    here = {"use_cpu": True, "bf16": False, "report_to": []}
+    batch = int(recipe.trl.get("per_device_train_batch_size", 8)) * recipe.machines.processes  # as if one had them all
+    _config(output_dir="unused", **{**recipe.trl, **here, "per_device_train_batch_size": batch})
+
+
+def _config(**given: Any) -> GRPOConfig:
     try:
-        return GRPOConfig(
-            output_dir=str(out / "checkpoints"),
-            seed=recipe.seed,
-            remove_unused_columns=False,
-            save_strategy="steps",
-            disable_tqdm=True,
-            log_multimodal=False,  # TRL would gather every image of every step
-            **given,
-        )
+        return GRPOConfig(**given)
     except TypeError as error:
         raise UsageError(f"The recipe's trl: {str(error).rpartition('__init__() ')[2]}.") from error
     except (ValueError, ImportError) as error:
@@ -53,8 +70,7 @@ def load_start(recipe: GrpoRecipe, *, name: str) -> tuple[Any, Any, PolicyProfil
         PolicyLoadError: nothing usable at the recipe's `policy`. UsageError: it cannot be trained as the recipe says.
     """
     check_start(recipe)
-    folder = Path(recipe.policy).expanduser()
-    adapter = (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file()
+    adapter = sft_start.is_adapter(Path(recipe.policy).expanduser())
     if adapter and recipe.lora is None and float(recipe.trl.get("beta", 0.0)):
         raise UsageError(
             f"{recipe.policy} is an adapter, and the KL term of a full training would be against its base model: "

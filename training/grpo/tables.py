@@ -22,6 +22,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from sifthinker.agent.pictures import step_colour
+from sifthinker.nodes.depth import DepthMap
 from sifthinker.policy.files import write_whole
 from sifthinker.policy.trace import parse_lenient
 from sifthinker.training.rewards.explain import RewardRecord, explained
@@ -39,6 +40,7 @@ class Rollouts:
         completions: their texts.
         ids: their tokens.
         rewards: by name, None where a reward failed.
+        previous: what each sample had earned in the mean for its answers at its last visit; empty: nothing is known.
     """
 
     step: int
@@ -46,6 +48,17 @@ class Rollouts:
     completions: Sequence[str]
     ids: Sequence[Sequence[int]]
     rewards: dict[str, list[float | None]]
+    previous: Sequence[float | None] = ()
+
+
+@dataclass
+class _Said:
+    """A completion of any process."""
+
+    id: str
+    text: str
+    rewards: dict[str, float | None]
+    previous: float | None
 
 
 @dataclass
@@ -84,8 +97,8 @@ class RolloutTables:
 
     Args:
         run: the run's folder.
-        every: steps between two tables; 0: none.
-        most: completions of a table.
+        every: steps between two tables; 0: none. Where several steps learn from a round, its first one counts.
+        most: completions of a table, rounded up to whole groups.
         form: of the rewards whose reasons are told.
         weights: of the rewards by name.
         judged: whether a judge scores the free answers.
@@ -110,49 +123,61 @@ class RolloutTables:
         self.gather = gather
         self.judged = judged
         self.writes = writes
+        self._last: int | None = None
 
     def __call__(self, rollouts: Rollouts) -> None:
         """Take in a round of sampling."""
         said = hashlib.sha256(json.dumps([list(map(int, ids)) for ids in rollouts.ids]).encode()).hexdigest()[:16]
         told = self.gather([([str(row["id"]) for row in rollouts.rows], said)])
+        due = self._is_due(rollouts.step)
+        everyone: list[_Said] = self.gather(_said(rollouts)) if due else []
         if not self.writes:
             return
         ids = [name for some, _ in told for name in some]
         line = {"step": rollouts.step, "ids": ids, "said": [digest for _, digest in told]}
         append(self.run / "trajectory.jsonl", [line])
-        if self.every and rollouts.step % self.every == 0:
-            self.write(rollouts)
+        if due:
+            self._write(rollouts, everyone)
 
-    def write(self, rollouts: Rollouts) -> None:
-        """Write a table of this process's completions."""
-        groups: dict[str, _Group] = {}
-        lines: list[dict[str, Any]] = []
-        totals = [self._total(rollouts, index) for index in range(len(rollouts.rows))]
-        names = [str(row["id"]) for row in rollouts.rows]
-        means = {name: _mean([t for t, n in zip(totals, names, strict=True) if n == name]) for name in set(names)}
-        for index, row in enumerate(rollouts.rows):
-            if index >= self.most and names[index] not in groups:
-                break
-            group = groups.setdefault(names[index], _group(row))
-            told = self._row(rollouts, index, totals[index], totals[index] - means[names[index]])
-            group.rows.append(told)
-            lines.append(
-                {
-                    "step": rollouts.step,
-                    "id": names[index],
-                    "question": row["question"],
-                    "options": row["options"],
-                    "answer": row["answer"],
-                    "boxes": row["boxes"],
-                    "completion": rollouts.completions[index],
-                    "rewards": {_NAMES.get(name, name): values[index] for name, values in rollouts.rewards.items()},
-                    "why": {name: why for name, _, why in told.rewards},
-                    "total": told.total,
-                    "above_group": told.advantage,
-                }
-            )
+    def _is_due(self, step: int) -> bool:
+        """Whether a table's step has come since the last round; rounds do not come at every step."""
+        before, self._last = step - 1 if self._last is None else self._last, step
+        return bool(self.every) and step // self.every > before // self.every
+
+    def _write(self, rollouts: Rollouts, everyone: Sequence[_Said]) -> None:
+        """Write a table of the groups that this process has a part in, whole ones."""
         folder = self.run / "rollouts"
         folder.mkdir(exist_ok=True)
+        groups: dict[str, _Group] = {}
+        lines: list[dict[str, Any]] = []
+        rows = {str(row["id"]): row for row in reversed(rollouts.rows)}
+        for name in dict.fromkeys(str(row["id"]) for row in rollouts.rows):
+            if len(lines) >= self.most:
+                break
+            row, members = rows[name], [one for one in everyone if one.id == name]
+            totals = [self._total(one) for one in members]
+            group = groups.setdefault(name, _group(row))
+            depth = _depth_file(row.get("depth"), folder)
+            for one, total in zip(members, totals, strict=True):
+                told = self._row(row, one, total, total - _mean(totals))
+                group.rows.append(told)
+                lines.append(
+                    {
+                        "step": rollouts.step,
+                        "id": name,
+                        "question": row["question"],
+                        "options": row["options"],
+                        "answer": row["answer"],
+                        "boxes": row["boxes"],
+                        "depth": depth,
+                        "previous": one.previous,
+                        "completion": one.text,
+                        "rewards": one.rewards,
+                        "why": {reward: why for reward, _, why in told.rewards},
+                        "total": told.total,
+                        "above_group": told.advantage,
+                    }
+                )
         append(folder / "rollouts.jsonl", lines)
         page = _page(rollouts.step, list(groups.values()), self.form)
         write_whole(
@@ -160,28 +185,28 @@ class RolloutTables:
             lambda part: part.write_text(page, encoding="utf-8", errors="replace"),
         )
 
-    def _total(self, rollouts: Rollouts, index: int) -> float:
-        return sum(
-            self.weights.get(_NAMES.get(name, name), 1.0) * (values[index] or 0.0)
-            for name, values in rollouts.rewards.items()
-        )
+    def _total(self, said: _Said) -> float:
+        return sum(self.weights.get(name, 1.0) * (value or 0.0) for name, value in said.rewards.items())
 
-    def _row(self, rollouts: Rollouts, index: int, total: float, advantage: float) -> _Row:
-        row, text = rollouts.rows[index], rollouts.completions[index]
+    def _row(self, row: dict[str, Any], said: _Said, total: float, advantage: float) -> _Row:
         record = RewardRecord(
-            completion=text, answer=row["answer"], options=row["options"], boxes=row["boxes"], question=row["question"]
+            completion=said.text,
+            answer=row["answer"],
+            options=row["options"],
+            boxes=row["boxes"],
+            question=row["question"],
+            previous=said.previous,
         )
-        reasons = explained(record, row.get("depth"), name=str(row["id"]), judged=self.judged).rewards
+        reasons = explained(record, row.get("depth"), name=said.id, judged=self.judged).rewards
         rewards = []
-        for name, values in rollouts.rewards.items():
-            name, value = _NAMES.get(name, name), values[index]
+        for name, value in said.rewards.items():
             why = [] if name not in reasons else reasons[name].why
             if self.form == "published" and name in reasons:
                 why = reasons[name].published_why or why
             if self.form == "random":
                 why = ["drawn at random: a control"]
             rewards.append((name, "failed" if value is None else f"{value:.3f}", list(why)))
-        trace, _ = parse_lenient(text)
+        trace, _ = parse_lenient(said.text)
         last = len(trace.steps) - 1
         boxes = [
             _box(
@@ -192,7 +217,31 @@ class RolloutTables:
             for number, step in enumerate(trace.steps)
             for box in step.boxes
         ]
-        return _Row(text, total, advantage, rewards, boxes)
+        return _Row(said.text, total, advantage, rewards, boxes)
+
+
+def _said(rollouts: Rollouts) -> list[_Said]:
+    previous = rollouts.previous or [None] * len(rollouts.rows)
+    return [
+        _Said(
+            id=str(row["id"]),
+            text=rollouts.completions[index],
+            rewards={_NAMES.get(name, name): values[index] for name, values in rollouts.rewards.items()},
+            previous=previous[index],
+        )
+        for index, row in enumerate(rollouts.rows)
+    ]
+
+
+def _depth_file(depth: DepthMap | None, folder: Path) -> str | None:
+    """The depth of a sample beside the table, so that `sifthinker rewards explain` finds what the rewards saw."""
+    if depth is None:
+        return None
+    path = folder / "depth" / f"{hashlib.sha256(depth.array.tobytes()).hexdigest()[:16]}.png"
+    path.parent.mkdir(exist_ok=True)
+    if not path.is_file():
+        write_whole(path, depth.to_png16, on_disk=False)
+    return path.relative_to(folder).as_posix()
 
 
 def append(path: Path, lines: list[dict[str, Any]]) -> None:

@@ -133,10 +133,11 @@ class FocusGRPOTrainer(GRPOTrainer):
             unwrap_model_for_generation(self.model_wrapped, self.accelerator) as model,
             torch.autocast(device.type, torch.bfloat16) if self.args.bf16 else nullcontext(),
         ):
+            learning = model.training
             model.eval()
             bare = self._bare(model)
             completions = sample(bare, prompts, self._owner.to(device), sampling)
-            model.train()
+            model.train(learning)
         return completions, None
 
     def _distinct(self, prompt_ids: list[list[int]], fields: dict[str, Any], images: list[int] | None) -> Prompts:
@@ -160,6 +161,7 @@ class FocusGRPOTrainer(GRPOTrainer):
     ) -> Tensor:
         learning = self.model.training
         self.memory.recording = learning
+        before = [self.memory.previous(str(row["id"])) for row in inputs]
         rewards: Tensor = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         self.memory.recording = True
         if learning and self.on_rollouts is not None:
@@ -171,7 +173,7 @@ class FocusGRPOTrainer(GRPOTrainer):
             }
             texts = [one if isinstance(one, str) else one[0]["content"] for one in completions]
             step = self.state.global_step + 1
-            self.on_rollouts(Rollouts(step, inputs, texts, completion_ids_list, named))
+            self.on_rollouts(Rollouts(step, inputs, texts, completion_ids_list, named, before))
         return rewards
 
     # ── learning ──

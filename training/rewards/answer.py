@@ -59,11 +59,17 @@ def answer_reward(
     return [boosted(one.score, last) for one, last in zip(matches, before, strict=True)]
 
 
+_Row = tuple[str, float | None, float | None, bool]
+"""A completion's sample, what it is worth, the same with the bonus, and whether that was the judge's to say."""
+
+
 class AnswerReward:
     """The answer reward with what a run adds to it: a memory for the progress bonus, and a judge for free texts.
 
     A judge decides only where an answer is a free text and not the right one word for word. A row on which it failed
-    gets the mean of its group, which gives it no advantage; see `fill_failed`.
+    gets the mean of its group, which gives it no advantage; see `fill_failed`. Where it scored nothing of a group, what
+    is known of that is broken traces and exact answers only: the whole group is None. A visit on which it failed
+    anywhere is not remembered.
 
     Args:
         judge: scores free texts; without one they are compared by ANLS.
@@ -97,21 +103,25 @@ class AnswerReward:
         depth: Sequence[Any] | None = None,
         **columns: Any,
     ) -> list[float | None]:
-        """As `answer_reward`; a row is None where the judge failed on its whole group."""
+        """As `answer_reward`; a row is None where the judge scored nothing of its group and was to."""
         count = len(completions)
         keys = sample_keys(count, answer=answer, options=options, **columns)
         before = self._before(keys, previous)
-        scores = self._scores(completions, answer, options, depth, columns)
-        rows: list[tuple[str, float | None, float | None]] = [
-            (key, score, None if score is None else boosted(score, last))
-            for key, score, last in zip(keys, scores, before, strict=True)
+        scores, judged = self._scores(completions, answer, options, depth, columns)
+        rows: list[_Row] = [
+            (key, score, None if score is None else boosted(score, last), by_judge)
+            for key, score, last, by_judge in zip(keys, scores, before, judged, strict=True)
         ]
         everyone = rows if self.gather is None else self.gather(rows)
-        groups = [key for key, _, _ in everyone]
+        groups = [key for key, *_ in everyone]
+        failed = {key for key, score, *_ in everyone if score is None}
         if self.memory is not None:
-            self.memory.record(group_means(groups, [score for _, score, _ in everyone]))
-        means = group_means(groups, [reward for _, _, reward in everyone])
-        return [means.get(key) if reward is None else reward for key, _, reward in rows]
+            means = group_means(groups, [score for _, score, *_ in everyone])
+            self.memory.record({key: mean for key, mean in means.items() if key not in failed})
+        unjudged = failed - {key for key, score, _, by_judge in everyone if by_judge and score is not None}
+        means = group_means(groups, [reward for _, _, reward, _ in everyone])
+        filled = [means.get(key) if reward is None else reward for key, _, reward, _ in rows]
+        return [None if key in unjudged else reward for key, reward in zip(keys, filled, strict=True)]
 
     def _before(self, keys: Sequence[str], previous: Sequence[float | None] | None) -> Sequence[float | None]:
         if previous is not None:
@@ -125,10 +135,11 @@ class AnswerReward:
         options: Sequence[Sequence[str] | None] | None,
         depth: Sequence[Any] | None,
         columns: dict[str, Any],
-    ) -> list[float | None]:
-        """What each answer is worth, without a bonus; None where the judge failed."""
+    ) -> tuple[list[float | None], list[bool]]:
+        """What each answer is worth, without a bonus (None where the judge failed); which were the judge's to score."""
         matches = match_answers(completions, answer, options, depth)
         scores: list[float | None] = [one.score for one in matches]
+        judged = [self.judge is not None and not one.settled for one in matches]
         free = [index for index, one in enumerate(matches) if not one.settled]
         if self.judge is not None and free:
             asked = questions(len(matches), **columns)
@@ -138,7 +149,7 @@ class AnswerReward:
                 scores[index] = score
         if self.judge is not None and (log_metric := columns.get("log_metric")) is not None:
             log_metric("judge/failed", scores.count(None) / max(len(scores), 1))
-        return scores
+        return scores, judged
 
 
 def match_answers(

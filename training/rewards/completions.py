@@ -41,9 +41,13 @@ class Reading:
 def read(text: str, require_depth: bool = True) -> Reading:
     """Read a text by the strict parser. Four rewards ask for each text, so the last ones are remembered."""
     try:
-        return Reading(parse(text, require_depth=require_depth))
+        trace = parse(text, require_depth=require_depth)
     except TraceError as error:
         return Reading(None, error.reason, str(error))
+    silent = next((number for number, step in enumerate(trace.steps, 1) if not step.text.strip()), None)
+    if silent is not None:  # or the thinking would wither away: nothing else pays for it
+        return Reading(None, "text", f"The text of area {silent} is empty.")
+    return Reading(trace)
 
 
 def readings(completions: Sequence[Completion], depth: Sequence[object] | None = None) -> list[Reading]:
@@ -59,17 +63,25 @@ def text_of(completion: Completion) -> str:
 
     Of messages, the assistant's, one after another (its turns joined are the trace). A template that took the thinking
     out of the text (`reasoning_content` or `thinking`) has it put back.
+
+    Raises:
+        UsageError: it is neither.
     """
     if isinstance(completion, str):
         return completion
-    turns = [completion] if isinstance(completion, Mapping) else completion
+    turns: list[Any] = [completion] if isinstance(completion, Mapping) else list(completion)
+    if not all(isinstance(turn, Mapping) for turn in turns):
+        raise UsageError(f"Expected a completion as a text or a list of messages, got {str(completion)[:80]}.")
     return "".join([_turn(turn) for turn in turns if turn.get("role", "assistant") == "assistant"])
 
 
 def _turn(turn: Mapping[str, Any]) -> str:
     content = turn.get("content") or ""
     if not isinstance(content, str):
-        content = "".join([part.get("text") or "" for part in content])
+        parts: Sequence[Any] = content if isinstance(content, Sequence) else [content]
+        if not all(isinstance(part, Mapping) for part in parts):
+            raise UsageError(f"Expected a message's content as a text or a list of parts, got {str(content)[:80]}.")
+        content = "".join([part.get("text") or "" for part in parts])
     thinking = turn.get("reasoning_content") or turn.get("thinking")
     return f"<think>{thinking}</think>{content}" if thinking else content
 
@@ -94,12 +106,15 @@ def truth_boxes(boxes: Sequence[Any] | None) -> tuple[Box, ...]:
     """
     found = []
     for entry in () if boxes is None else boxes:
-        numbers = entry["bbox_2d"] if isinstance(entry, Mapping) else getattr(entry, "bbox_2d", entry)
-        box = tuple([float(number) for number in numbers])
+        numbers: Any = entry.get("bbox_2d") if isinstance(entry, Mapping) else getattr(entry, "bbox_2d", entry)
+        try:
+            box = tuple([float(number) for number in numbers])
+        except (TypeError, ValueError):
+            box = ()
         if not is_valid(box):
             raise UsageError(
                 f"Expected the sample's boxes as normalised (x1, y1, x2, y2) in [0,1] with x2 > x1 and y2 > y1, got "
-                f"{box}: convert them by `to_unit` where the data is read."
+                f"{str(entry)[:80]}: convert them by `to_unit` where the data is read."
             )
         found.append(box)
     return tuple(found)  # type: ignore[arg-type]

@@ -84,7 +84,10 @@ def read_records(path: Path) -> list[RewardRecord]:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise UsageError(f"Cannot read {str(path)!r}: {reason}. Give a JSON or JSONL file of completions.") from None
-    return [_record(found, where) for found, where in _objects(text, path.name)]
+    records = [_record(found, where) for found, where in _objects(text, path.name)]
+    if not records:
+        raise UsageError(f"{path} holds no completion.")
+    return records
 
 
 def explain(record: RewardRecord, folder: Path, *, number: int = 1) -> Explanation:

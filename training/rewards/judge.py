@@ -208,14 +208,14 @@ class Judge:
 
     async def _ask(self, client: httpx.AsyncClient, case: Case) -> float | None:
         retrying = tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception_type((_Again, httpx.TransportError)),
+            retry=tenacity.retry_if_exception_type((_Again, httpx.RequestError)),
             stop=tenacity.stop_after_attempt(self.attempts),
             wait=_pause,
             reraise=True,
         )
         try:
             return await retrying(self._attempt, client, case)
-        except (_Again, httpx.TransportError) as error:
+        except (_Again, httpx.RequestError) as error:
             logger.info("The judge %s: %s", self._who, error or type(error).__name__)
             return None
 

@@ -23,9 +23,14 @@ def load_start(recipe: SftRecipe, *, name: str) -> tuple[Any, Any, PolicyProfile
     Frozen weights are loaded in bfloat16, trained ones in float32 unless DeepSpeed keeps a master copy of them.
 
     Raises:
-        PolicyLoadError: nothing usable at the recipe's `model`.
+        PolicyLoadError: nothing usable at the recipe's `model`. UsageError: an adapter, where another is to be trained.
     """
     source = str(EMBEDDED) if recipe.model == "embedded" else recipe.model
+    if recipe.lora is not None and is_adapter(Path(source).expanduser()):
+        raise UsageError(
+            f"{recipe.model} is an adapter, and a new adapter of what it was merged into would be one of weights that "
+            f"are nowhere on disk: `sifthinker merge {recipe.model} --out MERGED` first, and begin with that."
+        )
     half = not recipe.on_cpu and recipe.machines.precision == "bf16"
     frozen = recipe.lora is not None or recipe.machines.zero > 0
     dtype = torch.bfloat16 if half and frozen else torch.float32
@@ -64,7 +69,7 @@ def _load_sharded(source: str, recipe: SftRecipe, dtype: torch.dtype) -> tuple[A
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     folder, revision = Path(source), recipe.revision or "main"
-    if (folder / "adapter_config.json").is_file():
+    if is_adapter(folder):
         raise UsageError(f"{source} is an adapter, which ZeRO-3 cannot begin with: `sifthinker merge` it first.")
     try:
         model = AutoModelForImageTextToText.from_pretrained(
@@ -75,6 +80,11 @@ def _load_sharded(source: str, recipe: SftRecipe, dtype: torch.dtype) -> tuple[A
         raise PolicyLoadError(f"{source} could not be loaded: {str(error).splitlines()[0]}") from error
     profile = profile_of_folder(folder) if folder.is_dir() else None
     return model, processor, profile or profile_of_family(source, model.config.model_type)
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter, and not a model."""
+    return (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file()
 
 
 def lora_config(lora: Lora) -> Any:

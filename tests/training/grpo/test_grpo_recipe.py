@@ -10,7 +10,7 @@ from sifthinker.agent.cli import run
 from sifthinker.policy.errors import UsageError
 from sifthinker.training.grpo.plan import plan_of
 from sifthinker.training.grpo.recipe import read_recipe
-from sifthinker.training.grpo.start import arguments
+from sifthinker.training.grpo.start import arguments, check_arguments
 from sifthinker.training.recipes import load_recipe, recipe_names
 from sifthinker.training.sft.cli import changed
 
@@ -26,6 +26,7 @@ def test_every_shipped_recipe_fits_its_hardware_and_trl(name: str, tmp_path: Pat
     recipe = read_recipe(load_recipe(name))
     plan = plan_of(recipe)
     assert plan.fits is not False, f"{plan.total / 1e9:.1f} GB of {plan.workload.gpu_gb}"
+    check_arguments(recipe)
     if recipe.on_cpu:
         args = arguments(recipe, tmp_path)
         assert args.num_generations == recipe.trl["num_generations"]

@@ -224,7 +224,7 @@ def test_a_failed_judge_gives_no_advantage(said: Said) -> None:
     others = [earned[0], earned[2], earned[3]]
     assert earned[1] == pytest.approx(sum(others) / 3)  # so what it is above the group's mean is nothing
     assert reward.memory is not None
-    assert reward.memory.previous("a") == pytest.approx(0.75)
+    assert reward.memory.previous("a") is None
 
 
 def test_with_a_bonus_too_a_failed_judge_gives_no_advantage(said: Said) -> None:
@@ -242,6 +242,16 @@ def test_a_group_that_failed_as_a_whole_stays_out(said: Said) -> None:
     assert memory.previous("a") == 0.5  # its last visit is still the one before
 
 
+def test_what_is_known_without_the_judge_says_nothing_of_a_group(said: Said) -> None:
+    memory = ProgressMemory()
+    reward = AnswerReward(judge=FixedJudge(None, None), memory=memory)
+    completions = [said([BOX], answer="x"), said([BOX], answer="y"), "no trace at all"]
+    assert reward(completions=completions, answer=["cat"] * 3, id=["a"] * 3) == [None] * 3
+    assert memory.previous("a") is None
+    reward = AnswerReward(judge=FixedJudge(0.6, 0.6), memory=memory)
+    assert visit(reward, said, "x", "y", truth="cat") == [0.6, 0.6], "no bonus over a visit that was not judged"
+
+
 def test_how_often_the_judge_failed_is_logged(said: Said) -> None:
     logged: dict[str, float] = {}
     reward = AnswerReward(judge=FixedJudge(1.0, None))
@@ -250,11 +260,11 @@ def test_how_often_the_judge_failed_is_logged(said: Said) -> None:
 
 
 def test_a_group_spread_over_processes_has_one_mean(said: Said) -> None:
-    elsewhere = [("a", 1.0, 1.0), ("a", 0.5, 0.5)]
+    elsewhere = [("a", 1.0, 1.0, True), ("a", 0.5, 0.5, True)]
     memory = ProgressMemory()
     reward = AnswerReward(judge=FixedJudge(None), memory=memory, gather=lambda rows: [*elsewhere, *rows])
     assert visit(reward, said, "x", truth="cat") == [0.75]
-    assert memory.previous("a") == 0.75
+    assert memory.previous("a") is None, "a visit that is known in part is not remembered"
 
 
 def test_failed_rows_are_filled_by_group() -> None:
