@@ -21,6 +21,7 @@ def _scores(
     hiou: Sequence[float],
     modes: Sequence[str] = ("internal",),
     temperature: float = 0.0,
+    **told: object,
 ) -> Path:
     """A score file in which question i is of family i mod 3."""
     fixed = {"answer": "x", "valid": True, "seconds": 0.1, "images": 2, "tokens": 300}
@@ -35,8 +36,8 @@ def _scores(
         }
         for index, (one, place) in enumerate(zip(right, hiou, strict=True))
     ]
-    told = {"temperature": temperature, "modes": {mode: {"scores": {}, "answers": answers} for mode in modes}}
-    path.write_text(json.dumps(told))
+    scores = {mode: {"scores": {}, "answers": answers} for mode in modes}
+    path.write_text(json.dumps({"temperature": temperature, "modes": scores, **told}))
     return path
 
 
@@ -126,7 +127,7 @@ def test_what_was_sampled_is_called_so(tmp_path: Path, capsys: pytest.CaptureFix
     assert "internal, sampled at temperature 0.7: 10 questions" in " ".join(capsys.readouterr().out.split())
 
 
-@pytest.mark.parametrize("what", ["missing", "other", "questions", "mode", "temperature"])
+@pytest.mark.parametrize("what", ["missing", "other", "questions", "mode", "temperature", "depth", "seed"])
 def test_files_that_do_not_fit_are_told(what: str, tmp_path: Path) -> None:
     before, after = _pair(tmp_path, gained=0.0)
     if what == "missing":
@@ -135,6 +136,10 @@ def test_files_that_do_not_fit_are_told(what: str, tmp_path: Path) -> None:
         after.write_text('{"modes": 3}')
     elif what == "questions":
         _scores(after, [True] * 5, [0.5] * 5)
+    elif what in ("depth", "seed"):
+        _scores(before, [True] * 600, [0.5] * 600, **{what: "7"})
+        assert gains([(before, after)]), "an older file does not say"
+        _scores(after, [True] * 600, [0.5] * 600, **{what: "8"})
     elif what == "temperature":
         _scores(after, [True] * 600, [0.5] * 600, temperature=1.0)
     else:
@@ -167,6 +172,8 @@ def test_the_ablation_runs_every_variant_once_and_goes_on_where_it_ended(tmp_pat
     with pytest.raises(SifthinkerError):
         run_variants("embedded-grpo", tmp_path / "a", tmp_path / "w", **named)  # type: ignore[arg-type]
     assert len(ran) == 1, "what is finished is not done again"
+    with pytest.raises(UsageError, match="options"):
+        run_variants("embedded-grpo", tmp_path / "a", tmp_path / "w", **{**named, "options": ["--steps", "9"]})  # type: ignore[arg-type]
 
 
 def test_an_ablation_of_nothing_is_refused(tmp_path: Path) -> None:

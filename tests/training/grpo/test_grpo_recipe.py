@@ -89,11 +89,23 @@ def test_the_plan_of_plain_sgd_keeps_no_moments(settings: dict[str, Any]) -> Non
         (["data.families=[closer, nearest]"], "nearest"),
         (["lora.rank=8"], "train_vision"),
         (["seed.more=1"], "seed"),
+        (["trl.num_iterations=0"], "num_iterations"),
+        (["trl.save_steps=0.1"], "save_steps"),
+        (["trl.save_steps=null"], "save_steps"),
+        (["trl.eval_strategy=steps"], "eval_strategy"),
+        (["trl.generation_batch_size=96"], "steps_per_generation"),
+        (["trl.mask_truncated_completions=true"], "mask_truncated_completions"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_sentence(change: list[str], said: str, settings: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=said):
         read_recipe(changed(settings, change))
+
+
+def test_a_number_that_yaml_takes_for_a_word_is_a_number(settings: dict[str, Any]) -> None:
+    settings["trl"] |= {"learning_rate": "1e-5", "beta": "4E-2", "optim": "sgd"}
+    found = read_recipe(settings).trl
+    assert (found["learning_rate"], found["beta"], found["optim"]) == (1e-5, 0.04, "sgd")
 
 
 @pytest.mark.parametrize("wrong", [{"learning_rat": 1e-5}, {"num_generations": 3}])

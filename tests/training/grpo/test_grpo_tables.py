@@ -10,6 +10,7 @@ from PIL import Image
 
 from sifthinker.nodes.depth import DepthMap
 from sifthinker.training.grpo.tables import Rollouts, RolloutTables
+from sifthinker.training.rewards.explain import explain, read_records
 
 GOOD = (
     '<think><area>[{"bbox_2d":[0.100,0.200,0.500,0.600],"depth":0.500}]</area><text>a cube</text></think>'
@@ -34,7 +35,7 @@ def _rollouts(step: int = 2) -> Rollouts:
 
 def _tables(tmp_path: Path, **settings: object) -> RolloutTables:
     fields = {"every": 2, "most": 8, "form": "robust", "weights": {"format": 1.0, "answer": 2.0, "grounding": 1.0}}
-    return RolloutTables(tmp_path, gather=list, **{**fields, **settings})  # type: ignore[arg-type]
+    return RolloutTables(tmp_path, **{"gather": list, **fields, **settings})  # type: ignore[arg-type]
 
 
 def test_a_table_holds_every_completion_with_its_rewards_and_why(tmp_path: Path) -> None:
@@ -95,6 +96,44 @@ def test_tables_come_every_so_many_steps_and_the_trajectory_always(tmp_path: Pat
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     assert lines[0]["ids"] == ["q<1>", "q<1>"]
     assert len({line["said"][0] for line in lines}) == 1
+
+
+def test_a_round_that_several_steps_learn_from_has_its_table_too(tmp_path: Path) -> None:
+    tables = _tables(tmp_path, every=4)
+    for step in (1, 3, 3, 5, 5, 7, 9):
+        tables(_rollouts(step))
+    assert sorted(path.name for path in (tmp_path / "rollouts").glob("*.html")) == [
+        "step-000005.html",
+        "step-000009.html",
+    ]
+    lines = [json.loads(line) for line in (tmp_path / "rollouts/rollouts.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [5, 5, 9, 9], "and one table a step"
+
+
+def test_a_group_that_is_spread_over_processes_is_whole_in_the_table(tmp_path: Path) -> None:
+    mine, other = _rollouts(), _rollouts()
+    other.rewards = {name: [0.0, 0.0] for name in other.rewards}
+    there: list[list[object]] = []
+    RolloutTables(
+        tmp_path / "there", every=2, most=8, form="robust", weights={}, writes=False,
+        gather=lambda rows: there.append(rows) or rows,
+    )(other)  # fmt: skip
+    gathered = iter(there)
+    _tables(tmp_path, gather=lambda rows: [*rows, *next(gathered)])(mine)
+    lines = [json.loads(line) for line in (tmp_path / "rollouts/rollouts.jsonl").read_text().splitlines()]
+    assert [line["total"] for line in lines] == pytest.approx([4.9, 0.0, 0.0, 0.0])
+    assert lines[0]["above_group"] == pytest.approx(4.9 * 3 / 4)
+
+
+def test_what_a_table_says_can_be_explained_offline(tmp_path: Path) -> None:
+    rollouts = _rollouts()
+    rollouts.previous = [0.25, 0.25]
+    _tables(tmp_path)(rollouts)
+    folder = tmp_path / "rollouts"
+    first, second = (explain(one, folder) for one in read_records(folder / "rollouts.jsonl"))
+    assert first.rewards["depth"].robust == 1.0, "the depth lies beside it"
+    assert first.rewards["answer"].robust == 1.75, "with the bonus over the last visit"
+    assert second.rewards["format"].robust == 0.0
 
 
 def test_only_one_process_writes(tmp_path: Path) -> None:

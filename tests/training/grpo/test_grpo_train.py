@@ -15,6 +15,7 @@ from sifthinker.policy.load import load_policy
 from sifthinker.training import checkpoints
 from sifthinker.training.grpo.data import load_rows
 from sifthinker.training.grpo.recipe import read_recipe
+from sifthinker.training.grpo.record import begin
 from sifthinker.training.grpo.run import train
 from sifthinker.training.grpo.start import arguments, load_start
 from sifthinker.training.grpo.trainer import FocusGRPOTrainer
@@ -170,6 +171,24 @@ def test_an_adapter_is_no_start_for_a_full_training_with_a_kl_term(settings: dic
     settings["trl"]["beta"] = 0.1
     with pytest.raises(UsageError, match="merge"):
         load_start(read_recipe(settings), name="x")
+
+
+def test_an_adapter_is_no_start_for_another_adapter(settings: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    settings |= {"policy": str(tmp_path), "lora": {"rank": 2, "alpha": 2}, "train_vision": False}
+    with pytest.raises(UsageError, match="sifthinker merge"):
+        load_start(read_recipe(settings), name="x")
+
+
+def test_another_share_of_the_records_is_another_run(settings: dict[str, Any], tmp_path: Path) -> None:
+    built(questions(tmp_path / "s", 4), tmp_path / "data")
+    settings["data"] = {"kind": "records", "path": str(tmp_path / "data"), "limit": 2}
+    (tmp_path / "run").mkdir()
+    assert begin(read_recipe(settings), tmp_path / "run", write=True).trained_on == 2
+    assert begin(read_recipe(settings), tmp_path / "run", write=True).trained_on == 2
+    settings["data"]["limit"] = 3
+    with pytest.raises(UsageError, match="data"):
+        begin(read_recipe(settings), tmp_path / "run", write=True)
 
 
 @pytest.mark.slow

@@ -183,3 +183,32 @@ def test_attacks_are_shown_beside_the_honest_trace() -> None:
     assert result.exit_code == 0
     assert "honest" in result.stdout
     assert all(name in result.stdout for name in ATTACKS)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"boxes": ["abcd"]},
+        {"boxes": [5]},
+        {"boxes": [{"x": 1}]},
+        {"boxes": [[None, 0, 1, 1]]},
+        {"completion": [{"role": "assistant", "content": ["a"]}]},
+        {"completion": [{"role": "assistant", "content": 5}]},
+    ],
+)
+def test_what_is_no_completion_is_told_in_a_sentence(odd: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "odd.json").write_text(json.dumps({"completion": "x", "answer": "y", **odd}))
+    with pytest.raises(UsageError, match="Expected"):
+        explain(read_records(tmp_path / "odd.json")[0], tmp_path)
+
+
+def test_a_file_of_nothing_is_told(tmp_path: Path) -> None:
+    (tmp_path / "none.jsonl").write_text("")
+    with pytest.raises(UsageError, match="no completion"):
+        read_records(tmp_path / "none.jsonl")
+
+
+def test_a_trace_whose_texts_are_empty_is_none(said: Said, ramp: DepthMap) -> None:
+    for words, earned in (("I look.", 1.0), ("", 0.0), ("  ", 0.0)):
+        text = said([(*WHOLE, 0.5)], words=words)
+        assert format_reward(completions=[text], depth=[ramp]) == [earned]
