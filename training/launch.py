@@ -103,6 +103,14 @@ def launched() -> bool:
     return "RANK" in os.environ
 
 
+def on_one_gpu(settings: Any) -> Any:
+    """Trainer's arguments, with which a process takes one GPU also where it sees several: DataParallel is not for these
+    models, and the recipe says how many processes there are."""
+    if settings.n_gpu > 1:
+        settings._n_gpu = 1
+    return settings
+
+
 def launch(command: Sequence[str], machines: Machines) -> int:
     """Run a command to its end, and give its exit code."""
     extra = {}

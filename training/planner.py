@@ -79,6 +79,8 @@ class Part(BaseModel):
     name: str
     bytes: float
     why: str
+    enough: bool = True
+    """Whether what the recipe sets aside for it will do."""
 
 
 class Plan(BaseModel):
@@ -101,7 +103,9 @@ class Plan(BaseModel):
     @property
     def fits(self) -> bool | None:
         """Whether it fits; None where nothing was said of the GPU."""
-        return None if self.workload.gpu_gb is None else self.total <= self.workload.gpu_gb * GB
+        if self.workload.gpu_gb is None:
+            return None
+        return self.total <= self.workload.gpu_gb * GB and all(part.enough for part in self.parts)
 
     def part(self, name: str) -> Part:
         """A line by its name.
@@ -261,7 +265,12 @@ def _generation(workload: Workload, generation: Generation, shape: ModelShape) -
         return Part(name="vLLM", bytes=0.0, why="on its own GPUs")
     if generation.engine == "vllm-colocate":
         bytes_ = generation.share * (workload.gpu_gb or 0.0) * GB
-        return Part(name="vLLM", bytes=bytes_, why=f"{generation.share:.0%} of the GPU: its weights and its KV cache")
+        why = f"{generation.share:.0%} of the GPU: its weights and its KV cache"
+        needed = float(shape.parameters * 2)
+        if bytes_ >= needed:
+            return Part(name="vLLM", bytes=bytes_, why=why)
+        why = f"its weights alone: {generation.share:.0%} of the GPU, vllm_gpu_memory_utilization, are less"
+        return Part(name="vLLM", bytes=needed, why=why, enough=False)
     each = 2 if workload.dtype == "bfloat16" else 4
     one = 2 * shape.layers * shape.kv_heads * shape.head_dim * each
     bytes_ = float(generation.sequences * generation.tokens * one)

@@ -166,8 +166,8 @@ def _show_plan(recipe: GrpoRecipe, name: str, arguments: list[str], out: Path | 
 
     from sifthinker.training.grpo.plan import plan_of
     from sifthinker.training.grpo.start import check_arguments
-    from sifthinker.training.launch import command_of, shown, write_config
-    from sifthinker.training.sft.cli import show_plan
+    from sifthinker.training.launch import write_config
+    from sifthinker.training.sft.cli import show_command, show_plan
 
     title = Path(name).stem if name.endswith((".yaml", ".yml")) else name
     folder = out or Path(f"runs/{title}")
@@ -179,5 +179,4 @@ def _show_plan(recipe: GrpoRecipe, name: str, arguments: list[str], out: Path | 
     if out is not None and (machines.processes > 1 or machines.zero):
         accumulate, clip = _optimising(recipe)
         write_config(machines, out, accumulate=accumulate, clip=clip)
-    command = command_of([*arguments, "--out", str(folder)], machines, folder / "accelerate.yaml")
-    console.print(f"Command:\n  {shown(command)}", soft_wrap=True)
+    show_command(console, [*arguments, "--out", str(folder)], machines, folder, written=out is not None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from sifthinker.policy.base import PolicyProfile
 from sifthinker.policy.errors import PolicyLoadError, UsageError
 from sifthinker.training.grpo.recipe import GrpoRecipe
 from sifthinker.training.grpo.sharing import can_share
-from sifthinker.training.launch import launched
+from sifthinker.training.launch import launched, on_one_gpu
 from sifthinker.training.sft import start as sft_start
 from sifthinker.training.sft.recipe import SftRecipe
 from sifthinker.training.tracking import tracking
@@ -32,7 +33,7 @@ def arguments(recipe: GrpoRecipe, out: Path) -> GRPOConfig:
         given.setdefault("ddp_backend", "gloo" if launched() else None)
     if recipe.lora is not None and recipe.machines.zero == 3:
         given.setdefault("gradient_checkpointing_kwargs", {"use_reentrant": True})
-    return _config(
+    settings = _config(
         output_dir=str(out / "checkpoints"),
         seed=recipe.seed,
         remove_unused_columns=False,
@@ -41,6 +42,8 @@ def arguments(recipe: GrpoRecipe, out: Path) -> GRPOConfig:
         log_multimodal=False,  # TRL would gather every image of every step
         **given,
     )
+    found: GRPOConfig = on_one_gpu(settings)
+    return found
 
 
 def check_arguments(recipe: GrpoRecipe) -> None:
@@ -51,7 +54,9 @@ def check_arguments(recipe: GrpoRecipe) -> None:
     """
     here = {"use_cpu": True, "bf16": False, "report_to": []}
     batch = int(recipe.trl.get("per_device_train_batch_size", 8)) * recipe.machines.processes  # as if one had them all
-    _config(output_dir="unused", **{**recipe.trl, **here, "per_device_train_batch_size": batch})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of names; the run will say it
+        _config(output_dir="unused", **{**recipe.trl, **here, "per_device_train_batch_size": batch})
 
 
 def _config(**given: Any) -> GRPOConfig:

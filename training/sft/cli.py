@@ -17,7 +17,7 @@ from rich.logging import RichHandler
 from rich.table import Table
 
 from sifthinker.policy.errors import SifthinkerError, UsageError
-from sifthinker.training.launch import command_of, launch, launched, shown, write_config
+from sifthinker.training.launch import CONFIG, Machines, command_of, launch, launched, shown, write_config
 from sifthinker.training.planner import GB, Plan
 from sifthinker.training.sft.recipe import SftRecipe, recipe_of
 
@@ -177,14 +177,29 @@ def _show_dry_run(recipe: SftRecipe, arguments: Sequence[str], out: Path | None,
         console.print("No data was given (--data): lengths of sequences are assumed.")
     made = found.plan
     console.print(f"A step: {made.samples_per_step} samples, about {made.tokens_per_step:,} tokens.")
-    if recipe.machines.processes > 1 or recipe.machines.zero:
-        folder = out or Path(f"runs/{recipe.name}")
-        if out is not None:
-            write_config(recipe.machines, out, accumulate=recipe.accumulate, clip=recipe.clip)
-        command = command_of(arguments, recipe.machines, folder / "accelerate.yaml")
-    else:
-        command = command_of(arguments, recipe.machines, Path())
-    console.print(f"Command:\n  {shown(command)}", soft_wrap=True)
+    machines = recipe.machines
+    if out is not None and (machines.processes > 1 or machines.zero):
+        write_config(machines, out, accumulate=recipe.accumulate, clip=recipe.clip)
+    show_command(console, arguments, machines, out or Path(f"runs/{recipe.name}"), written=out is not None)
+
+
+def show_command(console: Console, arguments: Sequence[str], machines: Machines, out: Path, *, written: bool) -> None:
+    """Print what starts a run: what a person types and, where it starts others, what it starts.
+
+    Args:
+        console: where to.
+        arguments: of `sifthinker`.
+        machines: what it runs on.
+        out: the run's folder.
+        written: whether accelerate's config is there already.
+    """
+    config = out / CONFIG
+    command, typed = command_of(arguments, machines, config), command_of(arguments, Machines(), config)
+    if command == typed or (written and str(config) in command):
+        console.print(f"Command:\n  {shown(command)}", soft_wrap=True)
+        return
+    wrote = f"writes {config} and starts" if str(config) in command else "starts"
+    console.print(f"Command:\n  {shown(typed)}\nIt {wrote}:\n  {shown(command)}", soft_wrap=True)
 
 
 def show_plan(made: Plan, console: Console, *, title: str) -> None:

@@ -23,7 +23,7 @@ from sifthinker.policy.errors import UsageError
 from sifthinker.training import checkpoints
 from sifthinker.training.data.records import Record
 from sifthinker.training.folders import locked, saving
-from sifthinker.training.launch import launched
+from sifthinker.training.launch import launched, on_one_gpu
 from sifthinker.training.sft.recipe import SftRecipe
 from sifthinker.training.sft.records import RunRecord, begin, finish
 from sifthinker.training.sft.schedule import Schedule
@@ -210,7 +210,10 @@ def _scorer(
         mine = material.asked[rank::count]
         found: dict[str, float] = {}
         scores = []
-        with unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator) as unwrapped:
+        kept = trainer.args.gradient_checkpointing_kwargs  # or it would be taken up again as another kind
+        with unwrap_model_for_generation(
+            trainer.model_wrapped, trainer.accelerator, gradient_checkpointing_kwargs=kept
+        ) as unwrapped:
             model = unwrapped.get_base_model() if hasattr(unwrapped, "get_base_model") else unwrapped
             policy = LocalPolicy(model, processor, profile)
             for mode in settings.modes:
@@ -230,7 +233,7 @@ def _arguments(recipe: SftRecipe, out: Path, steps: int) -> Any:
     cpu = recipe.on_cpu
     if recipe.loader_workers:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # they are forked
-    return SFTConfig(
+    settings = SFTConfig(
         output_dir=str(out / "checkpoints"),
         per_device_train_batch_size=recipe.batch,
         gradient_accumulation_steps=recipe.accumulate,
@@ -258,6 +261,7 @@ def _arguments(recipe: SftRecipe, out: Path, steps: int) -> Any:
         max_length=None,  # nothing is cut: see the recipe's max_tokens
         disable_tqdm=not sys.stderr.isatty(),
     )
+    return on_one_gpu(settings)
 
 
 def _quieten(trainer: Any) -> None:

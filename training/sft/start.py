@@ -76,8 +76,12 @@ def _load_sharded(source: str, recipe: SftRecipe, dtype: torch.dtype) -> tuple[A
             source, dtype=dtype, attn_implementation=recipe.attention, revision=revision, use_safetensors=True
         )
         processor = AutoProcessor.from_pretrained(source, revision=revision)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, ImportError) as error:
         raise PolicyLoadError(f"{source} could not be loaded: {str(error).splitlines()[0]}") from error
+    # transformers (5.23) keeps renamings under DeepSpeed that no weight had needed, and would apply them when it saves:
+    # model.language_model.model.layers, which no model has
+    renamings = getattr(model, "_weight_conversions", None) or ()
+    model._weight_conversions = [one for one in renamings if one.was_used()]
     profile = profile_of_folder(folder) if folder.is_dir() else None
     return model, processor, profile or profile_of_family(source, model.config.model_type)
 

@@ -67,6 +67,14 @@ def test_vllm_is_passed_through_to_trl(vllm: dict[str, Any], settings: dict[str,
     assert engine.engine == f"vllm-{vllm['vllm_mode']}"
 
 
+def test_a_share_that_does_not_hold_vllms_weights_does_not_fit() -> None:
+    recipe = load_recipe("qwen2.5-vl-7b-grpo")
+    assert plan_of(read_recipe(recipe)).fits
+    small = plan_of(read_recipe(changed(recipe, ["trl.vllm_gpu_memory_utilization=0.1"])))
+    assert small.fits is False
+    assert "vllm_gpu_memory_utilization" in small.part("vLLM").why
+
+
 def test_the_plan_of_plain_sgd_keeps_no_moments(settings: dict[str, Any]) -> None:
     def kept(**trl: Any) -> float:
         recipe = read_recipe(settings | {"trl": settings["trl"] | trl})
