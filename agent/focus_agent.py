@@ -11,6 +11,7 @@ from typing import Any
 
 from langchain_core.messages import HumanMessage, convert_to_messages
 from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables.config import var_child_runnable_config
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Command, Durability, Interrupt
 
@@ -284,7 +285,8 @@ class FocusAgent(CompiledStateGraph[FocusState, FocusContext, FocusInput, FocusO
 
     def _configurable(self, config: RunnableConfig | None) -> dict[str, Any]:
         own = (self.config or {}).get("configurable", {})
-        return {**own, **((config or {}).get("configurable") or {})}
+        around = (var_child_runnable_config.get() or {}).get("configurable") or {}  # of a node that calls the agent
+        return {**own, **around, **((config or {}).get("configurable") or {})}
 
 
 def _paused(output: dict[str, Any]) -> FocusPaused | None:

@@ -157,10 +157,11 @@ def probe(source: Source) -> None:
     missing = []
     for name in named:
         try:
-            if inside(source.images, name, links=True).exists():
+            if inside(source.images, name, links=source.config.links).exists():
                 return
-        except DataError:
-            continue
+        except DataError as error:
+            if named and "link" in str(error):
+                raise UsageError(f"{error} Or say links: true for the source, in a YAML file of the build.") from error
         missing.append(name)
     if missing:
         raise UsageError(

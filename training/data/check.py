@@ -13,6 +13,7 @@ from PIL import Image
 from pydantic import BaseModel, Field
 
 from sifthinker.nodes.images import ImageSource, image_hash, load_image
+from sifthinker.policy.boxes import hiou
 from sifthinker.policy.errors import DataError, ImageError, SifthinkerError, TraceError
 from sifthinker.policy.trace import AreaBox, render_boxes
 from sifthinker.training.data.load import open_depth, open_image
@@ -21,6 +22,8 @@ from sifthinker.training.data.samples import inside
 from sifthinker.training.data.tables import read_records
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
+ELSEWHERE_HIOU = 0.1
+"""Below it the last area of a trace that nobody expanded from the boxes is about something else."""
 ALIKE_BITS = 12
 """Pictures whose difference hashes differ in at most so many of 256 bits count as the same picture, saved anew."""
 _EDGE = 16
@@ -80,8 +83,11 @@ def _problems(folder: Path, record: Record, *, deep: bool) -> Iterator[str]:
         yield f"trace:{error.reason}"
         return
     last = [AreaBox(bbox_2d=box.bbox_2d) for box in trace.steps[-1].boxes]
-    if render_boxes(last) != render_boxes([AreaBox(bbox_2d=box) for box in record.boxes]):
-        yield "last_area_is_not_boxes"
+    if record.provenance.expansion:  # the areas were made of the boxes
+        if render_boxes(last) != render_boxes([AreaBox(bbox_2d=box) for box in record.boxes]):
+            yield "last_area_is_not_boxes"
+    elif hiou([box.bbox_2d for box in last], record.boxes) < ELSEWHERE_HIOU:  # said by a policy or a teacher
+        yield "last_area_is_elsewhere"
     if trace.answer != record.answer:
         yield "answer"
     said = [part.text for turn in record.messages for part in turn.content if turn.role == "assistant"]
@@ -111,7 +117,8 @@ def _looked_at(folder: Path, record: Record) -> Iterator[str]:
 
 
 def _repeated(record: Record, seen: set[bytes]) -> Iterator[str]:
-    key = _key(f"{record.rgb_sha256}\0{record.question}\0{record.answer}")
+    said = "" if record.provenance.expansion else record.trace  # a question may be kept with several distilled traces
+    key = _key(f"{record.rgb_sha256}\0{record.question}\0{record.answer}\0{said}")
     if key in seen:
         yield "repeated_question"
     seen.add(key)
@@ -128,6 +135,7 @@ def find_leaks(
     *,
     alike_bits: int = ALIKE_BITS,
     tick: Tick | None = None,
+    skipped: list[str] | None = None,
 ) -> list[Leak]:
     """Pictures of the records that also stand elsewhere: with the same pixels, or saved anew in another size or way.
 
@@ -137,6 +145,7 @@ def find_leaks(
             reader or `images_of` gives them.
         alike_bits: see `ALIKE_BITS`; -1 looks for the same pixels only, which opens no image of the records.
         tick: called after each picture of the others.
+        skipped: takes the names of those that could not be opened, and so were not compared.
 
     Raises:
         DataError, ImageError: the records or their images cannot be read. Of the others such a picture is skipped.
@@ -148,6 +157,8 @@ def find_leaks(
         try:
             image = load_image(picture).image
         except ImageError:
+            if skipped is not None:
+                skipped.append(f"{other}/{name}")
             continue
         finally:
             if tick is not None:

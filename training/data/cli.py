@@ -113,18 +113,33 @@ def check(
     if against and folder is None:
         raise UsageError("Name the folder of records that --against is compared with.")
     findings = check_records(folder, deep=deep) if folder is not None else None
-    leaks = [leak for other in against or [] for leak in find_leaks(folder, _pictures(other))] if folder else []
+    compared, skipped = 0, list[str]()
+
+    def tick() -> None:
+        nonlocal compared
+        compared += 1
+
+    leaks = [
+        leak
+        for other in against or []
+        for leak in (find_leaks(folder, _pictures(other), tick=tick, skipped=skipped) if folder else [])
+    ]
+    if against and compared == len(skipped):
+        raise UsageError(f"Nothing was compared: {', '.join(against)} holds no picture that can be opened.")
     audits = [audit(open_source(parse_source(spec)), limit=limit) for spec in source or []]
     told = {
         "records": findings.model_dump() if findings else None,
         "leaks": [leak.model_dump() for leak in leaks],
+        "compared": compared - len(skipped),
+        "not_compared": skipped,
         "audits": [one.model_dump(mode="json") for one in audits],
     }
     if as_json:
         typer.echo(json.dumps(told))
     else:
-        _print_check(Console(highlight=False, soft_wrap=True), findings, leaks, bool(against), audits)
-    if (findings and findings.wrong) or leaks or any(one.problems for one in audits):
+        console = Console(highlight=False, soft_wrap=True)
+        _print_check(console, findings, leaks, compared - len(skipped) if against else None, skipped, audits)
+    if (findings and findings.wrong) or leaks or skipped or any(one.problems for one in audits):
         raise typer.Exit(1)
 
 
@@ -145,7 +160,12 @@ def _pictures(what: str) -> Iterable[tuple[str, str, ImageSource]]:
 
 
 def _print_check(
-    console: Console, findings: Findings | None, leaks: list[Leak], compared: bool, audits: list[Audit]
+    console: Console,
+    findings: Findings | None,
+    leaks: list[Leak],
+    compared: int | None,
+    skipped: list[str],
+    audits: list[Audit],
 ) -> None:
     from rich.markup import escape
 
@@ -153,11 +173,15 @@ def _print_check(
         console.print(f"{findings.records} records, {'all well' if not findings.wrong else 'of which:'}")
         for what, count in findings.wrong.items():
             console.print(f"  {count} {escape(what)}, for instance {escape(', '.join(findings.examples[what]))}")
-    if compared:
-        console.print(f"{len(leaks)} pictures leak" + (":" if leaks else ""))
+    if compared is not None:
+        console.print(f"{len(leaks)} of {compared} pictures leak" + (":" if leaks else ""))
         for leak in leaks[:20]:
             how = "the same pixels" if leak.same else f"{leak.bits} of 256 bits differ"
             console.print(escape(f"  {leak.other}/{leak.name} is in record {leak.record} ({how})"))
+        if skipped:
+            console.print(
+                escape(f"{len(skipped)} could not be opened and were not compared, for instance {skipped[0]}")
+            )
     for one in audits:
         spaces = " and ".join(space.value for space in one.declared) or "none"
         console.print(escape(f"{one.file}: {one.samples} samples, boxes declared as {spaces}"))

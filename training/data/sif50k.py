@@ -66,7 +66,7 @@ def sample_of(row: Row, position: int, *, as_published: bool = False) -> SourceS
     said = row.get("box_space")
     if said is not None and said not in set(BoxSpace):
         raise RowError("schema", f"Expected box_space to be one of {', '.join(BoxSpace)}.")
-    space = BoxSpace.UNIT if as_published or dataset in UNIT_DATASETS else BoxSpace.PADDED_SQUARE
+    space = BoxSpace.UNIT if as_published or dataset.casefold() in UNIT_DATASETS else BoxSpace.PADDED_SQUARE
     turns = row.get("messages")
     turns = [turn for turn in turns if isinstance(turn, dict)] if isinstance(turns, list) else []
     replies = [turn.get("content") for turn in turns if turn.get("role") == "assistant"]
@@ -76,14 +76,24 @@ def sample_of(row: Row, position: int, *, as_published: bool = False) -> SourceS
     return SourceSample(
         row_id=row_name(row, ("id",), position),
         dataset=dataset,
-        image=text_of(row, "image"),
+        family=short_text(row, "family", ""),
+        image=_below_data(text_of(row, "image")),
         question=text_of(row, "problem"),
         answer=text_of(row, "response"),
+        options=tuple(str(option) for option in options) if isinstance(options := row.get("options"), list) else (),
         boxes=boxes_of(solution.get("bbox_3d")),
         space=BoxSpace(said) if said is not None else space,
         text=replies[0],
-        depth_picture=picture if isinstance(picture, str) and picture else None,
+        depth_picture=_below_data(picture) if isinstance(picture, str) and picture else None,
     )
+
+
+def _below_data(name: str) -> str:
+    """A file name relative to the folder of all data: the published rows name it from a folder beside that."""
+    below = name
+    while below.startswith("../"):
+        below = below.removeprefix("../")
+    return below if below == name else below.removeprefix("data/")
 
 
 @dataclass
@@ -118,7 +128,9 @@ class SifMaker:
                 "notes": [*image.warnings, *([TEXTS_NOTE] if moved else [])],
             }
         )
-        return finished(self.folder, path, image, sample, last, trace, self.shelf, decimals, provenance, self.gate)
+        return finished(
+            self.folder, path, image, sample, tuple(boxes), trace, self.shelf, decimals, provenance, self.gate
+        )
 
     def _depth(self, source: Source, sample: SourceSample, image: LoadedImage) -> DepthMap:
         try:
@@ -218,6 +230,8 @@ def sif_row(record: Record) -> dict[str, Any]:
         "messages": [{"content": asked, "role": "user"}, {"content": record.trace, "role": "assistant"}],
         "images": list(record.images),
         "box_space": BoxSpace.UNIT.value,
+        "options": list(record.options),
+        "family": record.family,
     }
 
 

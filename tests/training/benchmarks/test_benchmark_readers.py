@@ -337,7 +337,7 @@ def test_leaks_of_a_benchmark_s_pictures_are_found(tmp_path, capsys):
     leaks = find_leaks(data_folder, benchmark.pictures())
     assert [(leak.other, leak.name, leak.same) for leak in leaks] == [("blink-depth", "val_Relative_Depth_1", True)]
     assert run(["data", "check", str(data_folder), "--against", f"blink-depth:{path}"]) == 1
-    assert "1 pictures leak" in capsys.readouterr().out
+    assert "1 of 3 pictures leak" in capsys.readouterr().out
     assert run(["data", "check", str(data_folder), "--against", "blink"]) == 2
     assert "no folder of images and no benchmark" in capsys.readouterr().err
 
