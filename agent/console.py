@@ -76,6 +76,7 @@ class FocusConsole:
         """One event of a run, as it comes."""
         match event:
             case Perceived():
+                self._waiting_boxes, self._waiting_badge = [], None  # of a run that was broken off
                 self.now("looking at the whole image")
             case AreaProposed():
                 self._finish_area()

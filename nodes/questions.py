@@ -56,7 +56,12 @@ def question_message(
         image: hash of an image in the store; None: the image of the question before.
         options: the answers to choose from.
         warnings: what was said when the image was loaded; the result repeats it.
+
+    Raises:
+        UsageError: the options are one text.
     """
+    if isinstance(options, str):
+        raise UsageError(f"Expected the options as a list of answers, got the text {options!r}.")
     content: list[str | dict[str, Any]] = [{"type": "text", "text": question}]
     if image is not None:
         content.insert(0, {"type": "image", "file_id": image})

@@ -16,7 +16,7 @@ from sifthinker.agent import cli, config, create_focus_agent
 from sifthinker.agent.chat import Chat
 from sifthinker.agent.console import FocusConsole
 from sifthinker.agent.deciding import typed_decision
-from sifthinker.policy.errors import UsageError
+from sifthinker.policy.errors import PolicyUnavailable, UsageError
 
 LEFT, RIGHT, SMALL = (0.1, 0.2, 0.4, 0.6), (0.5, 0.2, 0.9, 0.6), (0.2, 0.3, 0.3, 0.5)
 
@@ -139,6 +139,13 @@ def test_a_fork_that_is_given_up_leaves_the_answer_before_it(tmp_path: Path) -> 
     assert "The answer from before stands." in out
     assert typed.chat.last_result().answer == "first"
     assert "1 question" not in typed("/fork 7"), "and can be gone back into again"
+
+
+def test_a_run_that_broke_off_leaves_no_box_for_the_next(tmp_path: Path) -> None:
+    lines = focus_lines(LEFT, answer="the left")
+    typed = Typed(ScriptedPolicy(lines[0], PolicyUnavailable("away"), *lines), tmp_path, confirm=False)
+    assert "away" in typed("Which?")
+    assert typed("And now?").count("1. ") == 1
 
 
 def test_there_is_nothing_to_fork_before_a_look(tmp_path: Path) -> None:

@@ -149,3 +149,9 @@ def test_earlier_questions_are_those_answered_about_the_same_image():
 def test_foreign_data_under_our_key_does_no_harm():
     foreign = AIMessage("x", additional_kwargs={"sifthinker": {"anything": 1}})
     assert earlier_questions([question_message("?", image="a" * 64), foreign], "a" * 64, limit=8) == []
+
+
+def test_one_text_is_no_list_of_options() -> None:
+    with pytest.raises(UsageError, match="list of answers"):
+        question_message("What colour?", options="red")
+    assert question_message("What colour?", options=("red",)).additional_kwargs
