@@ -82,7 +82,7 @@ def gains(pairs: Sequence[tuple[Path, Path]], *, modes: Sequence[str] | None = N
         said = " and ".join(f"{temperature:g}" for temperature in temperatures)
         raise UsageError(f"The files are of temperatures {said}: one changes the scores as a training does.")
     for before, after in files:
-        for name, first, second in zip(_ScoreFile._fields[2:], before[2:], after[2:], strict=True):
+        for name, first, second in (("depth", before.depth, after.depth), ("seed", before.seed, after.seed)):
             if None not in (first, second) and first != second:
                 raise UsageError(
                     f"The files of a pair are of {name} {first} and {second}: that changes scores as training does."

@@ -103,12 +103,12 @@ def launched() -> bool:
     return "RANK" in os.environ
 
 
-def on_one_gpu(settings: Any) -> Any:
-    """Trainer's arguments, with which a process takes one GPU also where it sees several: DataParallel is not for these
-    models, and the recipe says how many processes there are."""
-    if settings.n_gpu > 1:
-        settings._n_gpu = 1
-    return settings
+def take_one_gpu(settings: Any) -> None:
+    """Have a trainer with these arguments take one GPU, also where its process sees several.
+
+    DataParallel is not for these models, and the recipe says how many processes there are.
+    """
+    settings._n_gpu = min(settings.n_gpu, 1)
 
 
 def launch(command: Sequence[str], machines: Machines) -> int:

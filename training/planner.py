@@ -265,12 +265,12 @@ def _generation(workload: Workload, generation: Generation, shape: ModelShape) -
         return Part(name="vLLM", bytes=0.0, why="on its own GPUs")
     if generation.engine == "vllm-colocate":
         bytes_ = generation.share * (workload.gpu_gb or 0.0) * GB
-        why = f"{generation.share:.0%} of the GPU: its weights and its KV cache"
-        needed = float(shape.parameters * 2)
-        if bytes_ >= needed:
+        weights = float(shape.parameters * 2)
+        if workload.gpu_gb is None or bytes_ >= weights:
+            why = f"{generation.share:.0%} of the GPU: its weights and its KV cache"
             return Part(name="vLLM", bytes=bytes_, why=why)
         why = f"its weights alone: {generation.share:.0%} of the GPU, vllm_gpu_memory_utilization, are less"
-        return Part(name="vLLM", bytes=needed, why=why, enough=False)
+        return Part(name="vLLM", bytes=weights, why=why, enough=False)
     each = 2 if workload.dtype == "bfloat16" else 4
     one = 2 * shape.layers * shape.kv_heads * shape.head_dim * each
     bytes_ = float(generation.sequences * generation.tokens * one)

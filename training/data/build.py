@@ -151,18 +151,25 @@ def probe(source: Source) -> None:
     """See that the images of a source are where it says, before thousands of samples are refused for it.
 
     Raises:
-        UsageError: none of the first images is there.
+        UsageError: none of the first images is there, or all that are lie behind links that are not to be followed.
     """
     named = [sample.image for sample in islice(source, PROBED) if isinstance(sample, SourceSample)]
-    missing = []
+    missing, refused = [], None
     for name in named:
         try:
-            if inside(source.images, name, links=source.config.links).exists():
-                return
+            if not inside(source.images, name, links=True).exists():
+                missing.append(name)
+                continue
+        except DataError:  # the name leads upwards
+            missing.append(name)
+            continue
+        try:
+            inside(source.images, name, links=source.config.links)
+            return
         except DataError as error:
-            if named and "link" in str(error):
-                raise UsageError(f"{error} Or say links: true for the source, in a YAML file of the build.") from error
-        missing.append(name)
+            refused = error
+    if refused is not None:
+        raise UsageError(f"{refused} Or say links: true for the source, in a YAML file of the build.") from refused
     if missing:
         raise UsageError(
             f"None of the first {len(missing)} images of {source.annotations.name} is in {source.images}, for instance "

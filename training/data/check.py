@@ -50,6 +50,21 @@ class Leak(BaseModel):
     same: bool = Field(description="Whether the pixels are the same.")
 
 
+class Leaks(BaseModel):
+    """What a comparison with other pictures found."""
+
+    leaks: list[Leak] = Field(default_factory=list)
+    compared: int = Field(default=0, description="Pictures of the others that were compared.")
+    unread: list[str] = Field(default_factory=list, description="Those that could not be opened, and so were not.")
+
+    def __add__(self, more: Leaks) -> Leaks:
+        return Leaks(
+            leaks=[*self.leaks, *more.leaks],
+            compared=self.compared + more.compared,
+            unread=[*self.unread, *more.unread],
+        )
+
+
 def check_records(folder: Path, *, deep: bool = False, tick: Tick | None = None) -> Findings:
     """Every record against what a record promises.
 
@@ -135,8 +150,7 @@ def find_leaks(
     *,
     alike_bits: int = ALIKE_BITS,
     tick: Tick | None = None,
-    skipped: list[str] | None = None,
-) -> list[Leak]:
+) -> Leaks:
     """Pictures of the records that also stand elsewhere: with the same pixels, or saved anew in another size or way.
 
     Args:
@@ -145,34 +159,33 @@ def find_leaks(
             reader or `images_of` gives them.
         alike_bits: see `ALIKE_BITS`; -1 looks for the same pixels only, which opens no image of the records.
         tick: called after each picture of the others.
-        skipped: takes the names of those that could not be opened, and so were not compared.
 
     Raises:
         DataError, ImageError: the records or their images cannot be read. Of the others such a picture is skipped.
     """
     ids, hashes, bits = _pictures(folder, with_bits=alike_bits >= 0)
     row_of = {sha256: row for row, sha256 in enumerate(hashes)}
-    leaks: list[Leak] = []
+    found = Leaks()
     for other, name, picture in others:
         try:
             image = load_image(picture).image
         except ImageError:
-            if skipped is not None:
-                skipped.append(f"{other}/{name}")
+            found.unread.append(f"{other}/{name}")
             continue
         finally:
             if tick is not None:
                 tick()
+        found.compared += 1
         row = row_of.get(image_hash(image))
         if row is not None:
-            leaks.append(Leak(record=ids[row], other=other, name=name, bits=0, same=True))
+            found.leaks.append(Leak(record=ids[row], other=other, name=name, bits=0, same=True))
         elif alike_bits >= 0 and len(bits):
             differing = np.bitwise_xor(bits, difference_hash(image)).sum(axis=1)  # (N,)
             nearest = int(differing.argmin())
             if differing[nearest] <= alike_bits:
-                found = Leak(record=ids[nearest], other=other, name=name, bits=int(differing[nearest]), same=False)
-                leaks.append(found)
-    return leaks
+                alike = Leak(record=ids[nearest], other=other, name=name, bits=int(differing[nearest]), same=False)
+                found.leaks.append(alike)
+    return found
 
 
 def images_of(folder: Path) -> Iterator[tuple[str, str, Path]]:

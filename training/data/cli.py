@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sifthinker.nodes.images import ImageSource
     from sifthinker.training.data.audit import Audit
     from sifthinker.training.data.build import Progress
-    from sifthinker.training.data.check import Findings, Leak
+    from sifthinker.training.data.check import Findings, Leaks
     from sifthinker.training.data.config import BuildConfig
     from sifthinker.training.data.stats import Stats
 
@@ -105,7 +105,7 @@ def check(
 
     from sifthinker.policy.errors import UsageError
     from sifthinker.training.data.audit import audit
-    from sifthinker.training.data.check import check_records, find_leaks
+    from sifthinker.training.data.check import Leaks, check_records, find_leaks
     from sifthinker.training.data.sources import open_source, parse_source
 
     if folder is None and not source:
@@ -113,33 +113,23 @@ def check(
     if against and folder is None:
         raise UsageError("Name the folder of records that --against is compared with.")
     findings = check_records(folder, deep=deep) if folder is not None else None
-    compared, skipped = 0, list[str]()
-
-    def tick() -> None:
-        nonlocal compared
-        compared += 1
-
-    leaks = [
-        leak
-        for other in against or []
-        for leak in (find_leaks(folder, _pictures(other), tick=tick, skipped=skipped) if folder else [])
-    ]
-    if against and compared == len(skipped):
+    found = Leaks()
+    if folder is not None:
+        for other in against or []:
+            found += find_leaks(folder, _pictures(other))
+    if against and not found.compared:
         raise UsageError(f"Nothing was compared: {', '.join(against)} holds no picture that can be opened.")
     audits = [audit(open_source(parse_source(spec)), limit=limit) for spec in source or []]
     told = {
         "records": findings.model_dump() if findings else None,
-        "leaks": [leak.model_dump() for leak in leaks],
-        "compared": compared - len(skipped),
-        "not_compared": skipped,
+        **found.model_dump(),
         "audits": [one.model_dump(mode="json") for one in audits],
     }
     if as_json:
         typer.echo(json.dumps(told))
     else:
-        console = Console(highlight=False, soft_wrap=True)
-        _print_check(console, findings, leaks, compared - len(skipped) if against else None, skipped, audits)
-    if (findings and findings.wrong) or leaks or skipped or any(one.problems for one in audits):
+        _print_check(Console(highlight=False, soft_wrap=True), findings, found if against else None, audits)
+    if (findings and findings.wrong) or found.leaks or found.unread or any(one.problems for one in audits):
         raise typer.Exit(1)
 
 
@@ -159,29 +149,21 @@ def _pictures(what: str) -> Iterable[tuple[str, str, ImageSource]]:
     return benchmarks.open_benchmark(name, where or None).pictures()
 
 
-def _print_check(
-    console: Console,
-    findings: Findings | None,
-    leaks: list[Leak],
-    compared: int | None,
-    skipped: list[str],
-    audits: list[Audit],
-) -> None:
+def _print_check(console: Console, findings: Findings | None, found: Leaks | None, audits: list[Audit]) -> None:
     from rich.markup import escape
 
     if findings is not None:
         console.print(f"{findings.records} records, {'all well' if not findings.wrong else 'of which:'}")
         for what, count in findings.wrong.items():
             console.print(f"  {count} {escape(what)}, for instance {escape(', '.join(findings.examples[what]))}")
-    if compared is not None:
-        console.print(f"{len(leaks)} of {compared} pictures leak" + (":" if leaks else ""))
-        for leak in leaks[:20]:
+    if found is not None:
+        console.print(f"{len(found.leaks)} of {found.compared} pictures leak" + (":" if found.leaks else ""))
+        for leak in found.leaks[:20]:
             how = "the same pixels" if leak.same else f"{leak.bits} of 256 bits differ"
             console.print(escape(f"  {leak.other}/{leak.name} is in record {leak.record} ({how})"))
-        if skipped:
-            console.print(
-                escape(f"{len(skipped)} could not be opened and were not compared, for instance {skipped[0]}")
-            )
+        if found.unread:
+            said = f"{len(found.unread)} could not be opened and were not compared, for instance {found.unread[0]}"
+            console.print(escape(said))
     for one in audits:
         spaces = " and ".join(space.value for space in one.declared) or "none"
         console.print(escape(f"{one.file}: {one.samples} samples, boxes declared as {spaces}"))

@@ -39,7 +39,16 @@ from sifthinker.training.data.readers import Kind
 from sifthinker.training.data.records import Record, Reject
 from sifthinker.training.data.rows import Row, RowError
 from sifthinker.training.data.runner import Progress
-from sifthinker.training.data.samples import BadRow, SourceSample, boxes_of, inside, row_name, short_text, text_of
+from sifthinker.training.data.samples import (
+    BadRow,
+    SourceSample,
+    boxes_of,
+    inside,
+    row_name,
+    short_text,
+    text_of,
+    texts_of,
+)
 from sifthinker.training.data.sources import Source, open_source
 from sifthinker.training.data.tables import read_records
 from sifthinker.training.data.teacher import TeacherCounts
@@ -80,7 +89,7 @@ def sample_of(row: Row, position: int, *, as_published: bool = False) -> SourceS
         image=_below_data(text_of(row, "image")),
         question=text_of(row, "problem"),
         answer=text_of(row, "response"),
-        options=tuple(str(option) for option in options) if isinstance(options := row.get("options"), list) else (),
+        options=texts_of(row, "options"),
         boxes=boxes_of(solution.get("bbox_3d")),
         space=BoxSpace(said) if said is not None else space,
         text=replies[0],
@@ -92,8 +101,8 @@ def _below_data(name: str) -> str:
     """A file name relative to the folder of all data: the published rows name it from a folder beside that."""
     below = name
     while below.startswith("../"):
-        below = below.removeprefix("../")
-    return below if below == name else below.removeprefix("data/")
+        below = below[3:]
+    return below.removeprefix("data/") if below != name else name
 
 
 @dataclass

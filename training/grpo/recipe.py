@@ -31,8 +31,7 @@ OURS = {
     "disable_tqdm",
 }
 """Arguments of TRL's that a run sets itself."""
-
-
+_COUNTS = (("save_steps", 50), ("gradient_accumulation_steps", 1), ("num_iterations", 1))
 _EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 
 
@@ -164,13 +163,12 @@ class GrpoRecipe(_Part):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        counts = ("save_steps", "gradient_accumulation_steps", "steps_per_generation", "num_iterations")
-        for name in counts:
-            value = self.trl.get(name, 1)
-            if (value is not None or name == "save_steps") and (type(value) is not int or value < 1):
-                raise ValueError(f"trl: {name} must be a whole number from 1, got {value!r}")
+        save, passes, iterations = (self._count(*of) for of in _COUNTS)
+        block = self._count("steps_per_generation", passes) * iterations
         if self.trl.get("eval_strategy", "no") != "no":
             raise ValueError("trl: eval_strategy is for a data set to evaluate on, which a run has none of")
+        if self.trl.get("generation_batch_size") is not None:
+            raise ValueError("trl: say steps_per_generation instead of generation_batch_size")
         if taken := sorted(OURS & set(self.trl)):
             raise ValueError(f"trl: {', '.join(taken)} follow from other fields of the recipe")
         if not self.rewards.weights:
@@ -187,11 +185,7 @@ class GrpoRecipe(_Part):
             other = sorted(name for name, value in plain.items() if self.trl.get(name, value) != value)
             if other:
                 raise ValueError(f"share_prompts cannot be had together with trl: {', '.join(other)}")
-        every = int(self.trl.get("save_steps", 50)) * int(self.trl.get("gradient_accumulation_steps") or 1)
-        block = int(self.trl.get("steps_per_generation") or self.trl.get("gradient_accumulation_steps") or 1)
-        if self.trl.get("generation_batch_size") is not None:
-            raise ValueError("trl: say steps_per_generation instead of generation_batch_size")
-        block *= int(self.trl.get("num_iterations", 1))
+        every = save * passes
         if every % block:
             raise ValueError(
                 "trl: save_steps × gradient_accumulation_steps must be a multiple of steps_per_generation × "
@@ -200,6 +194,17 @@ class GrpoRecipe(_Part):
         if self.lora is not None and self.train_vision:
             raise ValueError("train_vision is for training without LoRA; with it say lora: {vision: true}")
         return self
+
+    def _count(self, name: str, default: int) -> int:
+        """One of TRL's arguments that counts something.
+
+        Raises:
+            ValueError: it is no whole number from 1.
+        """
+        value = self.trl.get(name, default)
+        if type(value) is not int or value < 1:
+            raise ValueError(f"trl: {name} must be a whole number from 1, got {value!r}")
+        return value
 
     @property
     def on_cpu(self) -> bool:

@@ -29,8 +29,8 @@ def begin(recipe: GrpoRecipe, out: Path, *, write: bool) -> RunRecord:
     if path.is_file():
         known = read_record(path)
         changed = sorted(k for k in settings if k not in _MAY_CHANGE and known.recipe.get(k) != settings[k])
-        of_known = (known.data.get("sha256"), (known.recipe.get("data") or {}).get("limit"))
-        changed += ["data"] if of_known != (data["sha256"], settings["data"].get("limit")) else []
+        before = (known.data.get("sha256"), (known.recipe.get("data") or {}).get("limit"))
+        changed += ["data"] if before != (data["sha256"], settings["data"].get("limit")) else []
         if known.kind != "grpo" or changed:
             raise UsageError(
                 f"{out} was begun with other settings ({', '.join(changed) or known.kind}): name another folder with "

@@ -111,6 +111,8 @@ def build(recipe: GrpoRecipe, out: Path, record: RunRecord) -> tuple[FocusGRPOTr
         gather=gather,
         writes=args.process_index == 0,
     )
+    rows = load_rows(recipe.data, profile, resized=args.use_vllm)
+    adapter = lora_config(recipe.lora) if recipe.lora else None
     try:
         trainer = FocusGRPOTrainer(
             memory=memory,
@@ -121,9 +123,9 @@ def build(recipe: GrpoRecipe, out: Path, record: RunRecord) -> tuple[FocusGRPOTr
             model=model,
             reward_funcs=rewards,
             args=args,
-            train_dataset=load_rows(recipe.data, profile, resized=args.use_vllm),
+            train_dataset=rows,
             processing_class=processor,
-            peft_config=lora_config(recipe.lora) if recipe.lora else None,
+            peft_config=adapter,
             callbacks=[_Metrics(out)],
         )
     except ValueError as error:  # TRL checks some arguments only here

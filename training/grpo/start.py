@@ -13,7 +13,7 @@ from sifthinker.policy.base import PolicyProfile
 from sifthinker.policy.errors import PolicyLoadError, UsageError
 from sifthinker.training.grpo.recipe import GrpoRecipe
 from sifthinker.training.grpo.sharing import can_share
-from sifthinker.training.launch import launched, on_one_gpu
+from sifthinker.training.launch import launched, take_one_gpu
 from sifthinker.training.sft import start as sft_start
 from sifthinker.training.sft.recipe import SftRecipe
 from sifthinker.training.tracking import tracking
@@ -42,8 +42,8 @@ def arguments(recipe: GrpoRecipe, out: Path) -> GRPOConfig:
         log_multimodal=False,  # TRL would gather every image of every step
         **given,
     )
-    found: GRPOConfig = on_one_gpu(settings)
-    return found
+    take_one_gpu(settings)
+    return settings
 
 
 def check_arguments(recipe: GrpoRecipe) -> None:

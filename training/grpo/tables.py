@@ -148,15 +148,15 @@ class RolloutTables:
         """Write a table of the groups that this process has a part in, whole ones."""
         folder = self.run / "rollouts"
         folder.mkdir(exist_ok=True)
-        groups: dict[str, _Group] = {}
+        groups: list[_Group] = []
         lines: list[dict[str, Any]] = []
-        rows = {str(row["id"]): row for row in reversed(rollouts.rows)}
-        for name in dict.fromkeys(str(row["id"]) for row in rollouts.rows):
+        for name, row in {str(row["id"]): row for row in rollouts.rows}.items():
             if len(lines) >= self.most:
                 break
-            row, members = rows[name], [one for one in everyone if one.id == name]
+            members = [one for one in everyone if one.id == name]
             totals = [self._total(one) for one in members]
-            group = groups.setdefault(name, _group(row))
+            group = _group(row)
+            groups.append(group)
             depth = _depth_file(row.get("depth"), folder)
             for one, total in zip(members, totals, strict=True):
                 told = self._row(row, one, total, total - _mean(totals))
@@ -179,7 +179,7 @@ class RolloutTables:
                     }
                 )
         append(folder / "rollouts.jsonl", lines)
-        page = _page(rollouts.step, list(groups.values()), self.form)
+        page = _page(rollouts.step, groups, self.form)
         write_whole(
             folder / f"step-{rollouts.step:06d}.html",
             lambda part: part.write_text(page, encoding="utf-8", errors="replace"),

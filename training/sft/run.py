@@ -23,7 +23,7 @@ from sifthinker.policy.errors import UsageError
 from sifthinker.training import checkpoints
 from sifthinker.training.data.records import Record
 from sifthinker.training.folders import locked, saving
-from sifthinker.training.launch import launched, on_one_gpu
+from sifthinker.training.launch import launched, take_one_gpu
 from sifthinker.training.sft.recipe import SftRecipe
 from sifthinker.training.sft.records import RunRecord, begin, finish
 from sifthinker.training.sft.schedule import Schedule
@@ -261,7 +261,8 @@ def _arguments(recipe: SftRecipe, out: Path, steps: int) -> Any:
         max_length=None,  # nothing is cut: see the recipe's max_tokens
         disable_tqdm=not sys.stderr.isatty(),
     )
-    return on_one_gpu(settings)
+    take_one_gpu(settings)
+    return settings
 
 
 def _quieten(trainer: Any) -> None:

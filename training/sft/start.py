@@ -69,7 +69,7 @@ def _load_sharded(source: str, recipe: SftRecipe, dtype: torch.dtype) -> tuple[A
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     folder, revision = Path(source), recipe.revision or "main"
-    if is_adapter(folder):
+    if (folder / "adapter_config.json").is_file():  # transformers would load it, whatever else is there
         raise UsageError(f"{source} is an adapter, which ZeRO-3 cannot begin with: `sifthinker merge` it first.")
     try:
         model = AutoModelForImageTextToText.from_pretrained(

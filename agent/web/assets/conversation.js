@@ -179,7 +179,7 @@ const follow = (turn) => {
       if (event.kind === "failed") {
         one("question").value ||= run.question; // to ask again
         tell(run.problem);
-      } else if (event.given_up?.message) tell(`${event.given_up.message} The answer from before stands.`);
+      } else if (event.given_up?.kind === "failed") tell(givenUp(event));
       mark();
       refresh();
     },
@@ -187,12 +187,15 @@ const follow = (turn) => {
   );
 };
 
+// A result that stands again, since what had gone back from it was given up.
+const givenUp = (event) => `${event.given_up.message ?? "Stopped."} The answer from before stands.`;
+
 // What those hear who do not see it.
 const say = (run, event) => {
   if (event.kind === "area") announce(`Step ${event.step}: ${stepTitle(event.boxes)}.`);
   else if (event.kind === "text") announce(event.text);
   else if (event.kind === "weighed") announce(event.why);
-  else if (event.given_up) announce("Stopped. The answer from before stands.");
+  else if (event.given_up) announce(givenUp(event));
   else if (event.kind === "result") announce(`Answer: ${run.answer || "none"}. ${run.warnings.join(" ")}`);
   else if (event.kind === "paused") announce(`Step ${event.step} waits for your decision on its boxes.`);
   else if (event.kind === "stopped") announce("Stopped.");

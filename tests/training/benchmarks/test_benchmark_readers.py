@@ -334,7 +334,7 @@ def test_leaks_of_a_benchmark_s_pictures_are_found(tmp_path, capsys):
     rows[1]["image_1"] = {"bytes": (tmp_path / "source/images/1.png").read_bytes(), "path": "1.png"}
     path = made.table(tmp_path / "val-0.parquet", rows, **made.BLINK_TYPES)
     benchmark = open_benchmark("blink-depth", str(path))
-    leaks = find_leaks(data_folder, benchmark.pictures())
+    leaks = find_leaks(data_folder, benchmark.pictures()).leaks
     assert [(leak.other, leak.name, leak.same) for leak in leaks] == [("blink-depth", "val_Relative_Depth_1", True)]
     assert run(["data", "check", str(data_folder), "--against", f"blink-depth:{path}"]) == 1
     assert "1 of 3 pictures leak" in capsys.readouterr().out

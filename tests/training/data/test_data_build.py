@@ -26,6 +26,19 @@ from sifthinker.training.data.tables import read_records
 from sifthinker.training.folders import locked
 
 
+def test_pictures_behind_a_link_are_told_of_before_anything_is_done(tmp_path: Path) -> None:
+    path = questions(tmp_path / "elsewhere", 3)
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s/images").symlink_to(tmp_path / "elsewhere/images")
+    path = path.rename(tmp_path / "s/questions.jsonl")
+    with pytest.raises(UsageError, match="links: true"):
+        build(config_for(path), tmp_path / "out", depth=FlatDepth())
+    config = config_for(path)
+    followed = config.sources[0].model_copy(update={"links": True})
+    build(config.model_copy(update={"sources": (followed,)}), tmp_path / "out", depth=FlatDepth())
+    assert len(list(read_records(tmp_path / "out"))) == 3
+
+
 def test_a_record_holds_what_it_promises(tmp_path: Path) -> None:
     out = tmp_path / "out"
     records = built(questions(tmp_path / "s", 4), out)

@@ -10,6 +10,7 @@ import pytest
 from building import built, noise, questions
 from PIL import Image
 
+from sifthinker.agent.cli import run
 from sifthinker.policy.boxes import BoxSpace
 from sifthinker.policy.errors import DataError
 from sifthinker.training.data.audit import audit
@@ -82,7 +83,7 @@ def test_a_picture_of_a_benchmark_is_found_under_any_name_and_format(tmp_path: P
     images[2].save(benchmark / "b.jpg", quality=85)
     images[3].resize((192, 128)).save(benchmark / "c.png")
     noise(benchmark / "d.png", (96, 64), 77)
-    leaks = {leak.name: leak for leak in find_leaks(out, images_of(benchmark))}
+    leaks = {leak.name: leak for leak in find_leaks(out, images_of(benchmark)).leaks}
     assert set(leaks) == {"b.jpg", "c.png", "direct/a.webp"}
     assert {name: leak.record for name, leak in leaks.items()} == {
         "direct/a.webp": records[1].id,
@@ -90,7 +91,7 @@ def test_a_picture_of_a_benchmark_is_found_under_any_name_and_format(tmp_path: P
         "c.png": records[3].id,
     }
     assert [leaks[name].same for name in ("direct/a.webp", "b.jpg")] == [True, False]
-    assert [leak.name for leak in find_leaks(out, images_of(benchmark), alike_bits=-1)] == ["direct/a.webp"]
+    assert [leak.name for leak in find_leaks(out, images_of(benchmark), alike_bits=-1).leaks] == ["direct/a.webp"]
 
 
 def test_readers_of_benchmarks_may_give_pictures_of_any_kind(tmp_path: Path) -> None:
@@ -101,10 +102,29 @@ def test_readers_of_benchmarks_may_give_pictures_of_any_kind(tmp_path: Path) -> 
         ("BLINK", "8", (out / record.rgb).read_bytes()),
         ("V*", "broken", b"not an image"),
     ]
-    assert [(leak.other, leak.name, leak.same) for leak in find_leaks(out, given)] == [
+    found = find_leaks(out, given)
+    assert [(leak.other, leak.name, leak.same) for leak in found.leaks] == [
         ("SAT", "7", True),
         ("BLINK", "8", True),
     ]
+    assert (found.compared, found.unread) == (2, ["V*/broken"])
+
+
+def test_nothing_compared_is_no_all_clear(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, other = tmp_path / "out", tmp_path / "other"
+    built(questions(tmp_path / "s", 2, size=(96, 64)), out)
+    other.mkdir()
+    assert run(["data", "check", str(out), "--against", str(other)]) == 2
+    (other / "broken.png").write_bytes(b"not an image")
+    assert run(["data", "check", str(out), "--against", str(other)]) == 2
+    assert "Nothing was compared" in capsys.readouterr().err
+    noise(other / "good.png", (96, 64), 77)
+    assert run(["data", "check", str(out), "--against", str(other)]) == 1
+    said = capsys.readouterr().out
+    assert "0 of 1 pictures leak" in said
+    assert "1 could not be opened" in said
+    (other / "broken.png").unlink()
+    assert run(["data", "check", str(out), "--against", str(other)]) == 0
 
 
 def test_scenes_of_the_block_world_are_told_apart(world: Path) -> None:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from sifthinker.nodes.depth import DepthMap
 from sifthinker.policy.boxes import BoxSpace, iou
+from sifthinker.training.data.check import check_records
 from sifthinker.training.data.depths import depth_of_picture
 from sifthinker.training.data.load import open_depth
 from sifthinker.training.data.sif50k import TEXTS_NOTE, import_sif50k, sample_of, write_sif50k
@@ -101,7 +102,9 @@ def test_records_of_any_source_can_be_exported_and_imported(tmp_path: Path) -> N
     records = built_of(questions(tmp_path / "s", 3), tmp_path / "out")
     write_sif50k(tmp_path / "out", tmp_path / "out/sif.json")
     import_sif50k(tmp_path / "out/sif.json", tmp_path / "again")
-    assert [record.trace for record in read_records(tmp_path / "again")] == [record.trace for record in records]
+    again = list(read_records(tmp_path / "again"))
+    assert [record.trace for record in again] == [record.trace for record in records]
+    assert [(one.options, one.family) for one in again] == [(one.options, one.family) for one in records]
 
 
 def test_its_questions_can_be_built_anew_with_traces_that_fit(published: Path, tmp_path: Path) -> None:
@@ -165,3 +168,18 @@ def test_the_published_rows_name_files_from_beside_the_data(tmp_path: Path) -> N
     (tmp_path / "s.json").write_text(json.dumps([row]))
     import_sif50k(tmp_path / "s.json", tmp_path / "out")
     assert [record.rgb for record in read_records(tmp_path / "out")]
+
+
+def test_the_truth_is_the_row_s_and_not_the_trace_s(tmp_path: Path) -> None:
+    (record,) = built_of(questions(tmp_path / "s", 1), tmp_path / "out")
+    write_sif50k(tmp_path / "out", tmp_path / "out/sif.json")
+    rows = json.loads((tmp_path / "out/sif.json").read_text())
+    x1, y1, x2, y2 = record.boxes[0]
+    wider = [x1, y1, x2, y2 + 0.02]
+    rows[0]["normalized_solution_round"]["bbox_3d"] = [wider]
+    (tmp_path / "out/sif.json").write_text(json.dumps(rows))
+    import_sif50k(tmp_path / "out/sif.json", tmp_path / "again")
+    (after,) = read_records(tmp_path / "again")
+    assert after.boxes[0] == pytest.approx(wider)
+    assert after.trace == record.trace
+    assert check_records(tmp_path / "again").wrong == {}, "a teacher's area need not be the box to the digit"

@@ -140,6 +140,7 @@ def test_thresholds_decide_and_a_question_may_give_several_records(tmp_path: Pat
         _config(path, min_hiou=0.0), tmp_path / "b", policy=ScriptedPolicy(_looks_elsewhere), depth=FlatDepth()
     )
     assert more.records == 3
+    assert check_records(tmp_path / "b").wrong == {"last_area_is_elsewhere": 3}
     twice = distil(_config(path, keep=2), tmp_path / "c", policy=ScriptedPolicy(_knows), depth=FlatDepth())
     assert twice.records == 6
     assert twice.families["plain"].asked == 6

@@ -1,6 +1,7 @@
 """A recipe holds every constant of a run, and refuses what cannot be."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from sifthinker.policy.errors import UsageError
 from sifthinker.training.grpo.plan import plan_of
 from sifthinker.training.grpo.recipe import read_recipe
 from sifthinker.training.grpo.start import arguments, check_arguments
+from sifthinker.training.launch import take_one_gpu
 from sifthinker.training.recipes import load_recipe, recipe_names
 from sifthinker.training.sft.cli import changed
 
@@ -65,6 +67,20 @@ def test_vllm_is_passed_through_to_trl(vllm: dict[str, Any], settings: dict[str,
     engine = plan_of(recipe).workload.generation
     assert engine is not None
     assert engine.engine == f"vllm-{vllm['vllm_mode']}"
+
+
+def test_the_reference_of_the_kl_term_is_of_the_same_revision(settings: dict[str, Any], tmp_path: Path) -> None:
+    settings |= {"policy": "owner/name", "revision": "v2"}
+    assert arguments(read_recipe(settings), tmp_path).model_init_kwargs is None
+    settings["trl"]["beta"] = 0.04
+    assert arguments(read_recipe(settings), tmp_path).model_init_kwargs == {"revision": "v2"}
+
+
+def test_a_process_takes_one_gpu_of_those_it_sees() -> None:
+    for seen, taken in ((0, 0), (1, 1), (8, 1)):
+        settings = SimpleNamespace(n_gpu=seen, _n_gpu=seen)
+        take_one_gpu(settings)
+        assert settings._n_gpu == taken
 
 
 def test_a_share_that_does_not_hold_vllms_weights_does_not_fit() -> None:

@@ -29,6 +29,7 @@ class Server:
 
     reply: Callable[[str, int], Reply] = lambda said, before: (200, '{"score": 1}')
     seconds: float = 0.0
+    encoding: str | None = None
     bodies: list[dict[str, Any]] = field(default_factory=list)
     keys: list[str | None] = field(default_factory=list)
     most_at_once: int = 0
@@ -63,6 +64,8 @@ def server() -> Iterator[Server]:
             payload = json.dumps({"choices": [{"message": {"content": words}}]}).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(payload)))
+            if state.encoding is not None:
+                self.send_header("Content-Encoding", state.encoding)
             if status == 429:
                 self.send_header("Retry-After", "0")
             self.end_headers()
@@ -92,6 +95,12 @@ def cases(*said: str) -> list[Case]:
 def test_scores_come_in_order(server: Server) -> None:
     server.reply = lambda said, before: (200, json.dumps({"score": len(said) / 10}))
     assert Judge("m", server.url)(cases("abc", "a", "abcdefghij")) == [0.3, 0.1, 1.0]
+
+
+def test_a_reply_that_cannot_be_decoded_is_a_failed_call(server: Server) -> None:
+    server.encoding = "gzip"
+    assert Judge("m", server.url, attempts=2)(cases("abc")) == [None]
+    assert len(server.bodies) == 2, "it was asked again"
 
 
 def test_the_case_travels_as_data(server: Server) -> None:
