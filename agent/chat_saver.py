@@ -12,8 +12,9 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
+import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,9 @@ from langgraph.checkpoint.sqlite import SqliteSaver
 
 from sifthinker.policy.errors import SifthinkerError, UsageError
 
+WAIT_SECONDS = 10.0
+"""How long another process that writes is waited for."""
+
 
 class ChatSaver(SqliteSaver):
     """The checkpointer of a folder.
@@ -35,8 +39,8 @@ class ChatSaver(SqliteSaver):
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        super().__init__(sqlite3.connect(folder / "history.sqlite", check_same_thread=False, timeout=10))
-        self.setup()
+        super().__init__(sqlite3.connect(folder / "history.sqlite", check_same_thread=False, timeout=WAIT_SECONDS))
+        _waiting(self.setup)
         self._lock_file = os.open(folder / "open.lock", os.O_RDWR | os.O_CREAT, 0o600)
         self._held: set[str] = set()
         newest = self.conn.execute("select max(checkpoint_id) from checkpoints").fetchone()[0]
@@ -98,6 +102,18 @@ class ChatSaver(SqliteSaver):
                 f"The conversation could not be {what} in {str(self._folder)!r} ({error}): what was answered before is "
                 "kept; mend that (a full disk?), then ask again."
             ) from error
+
+
+def _waiting(setup: Callable[[], None]) -> None:
+    """Make the tables, after whoever is making them: SQLite refuses to switch to its journal at once, and never waits."""
+    until = time.monotonic() + WAIT_SECONDS
+    while True:
+        try:
+            return setup()
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                raise
+        time.sleep(0.01)
 
 
 def _never_behind(newest: str) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
 import textwrap
+import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -97,3 +100,28 @@ def test_a_file_that_is_no_history_is_told(home: Path) -> None:
     (home / "chat" / "history.sqlite").write_bytes(b"nothing of the kind" * 100)
     with pytest.raises(UsageError, match="cannot be opened"):
         open_history()
+
+
+def test_a_chat_that_opens_while_another_makes_the_tables_waits_for_it(home: Path) -> None:
+    """SQLite's switch to its write-ahead log refuses at once where another process has the database, timeout or not."""
+    folder = home / "chat"
+    folder.mkdir(parents=True)
+    other = sqlite3.connect(folder / "history.sqlite", isolation_level=None, check_same_thread=False)
+    other.execute("begin immediate")
+    freed = threading.Timer(0.3, lambda: other.execute("commit"))
+    freed.start()
+    history = open_history()
+    freed.join()
+    assert history.folder == folder
+    history.close()
+    other.close()
+
+
+def test_a_database_that_stays_locked_is_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sifthinker.agent.chat_saver.WAIT_SECONDS", 0.1)
+    folder = home / "chat"
+    folder.mkdir(parents=True)
+    with closing(sqlite3.connect(folder / "history.sqlite", isolation_level=None)) as other:
+        other.execute("begin immediate")
+        with pytest.raises(UsageError, match="locked"):
+            open_history()
