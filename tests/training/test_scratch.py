@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import PreTrainedTokenizerFast
 
 from sifthinker.nodes.depth import depth_to_rgb
 from sifthinker.policy import prompts
@@ -20,7 +21,7 @@ from sifthinker.training.scratch.model import ModelSize
 from sifthinker.training.scratch.packing import forward
 from sifthinker.training.scratch.pictures import view_scene
 from sifthinker.training.scratch.recipe import ScratchRecipe
-from sifthinker.training.scratch.samples import SampleConfig, SampleMaker
+from sifthinker.training.scratch.samples import Branch, SampleConfig, SampleMaker
 from sifthinker.training.scratch.tokenizer import NUMBERS, PIECES
 from sifthinker.training.scratch.train import Trainer
 
@@ -95,6 +96,32 @@ def test_verdict_branches_learn_what_follows_from_given_boxes(trainer: Trainer) 
     assert parse(said[said.rindex("<think>") :].removesuffix("<|im_end|>")).steps
     assert learnt.startswith("<text>")
     assert "</answer>" in learnt
+
+
+def _of(branch: Branch, part: str, tokenizer: PreTrainedTokenizerFast) -> str:
+    return tokenizer.decode([token for token, own in zip(branch.ids, branch.parts, strict=True) if own == part])
+
+
+def test_what_a_relation_concludes_weighs_more_than_what_is_copied(trainer: Trainer) -> None:
+    config = SampleConfig(ground=0, verdict=6, direct=0, internal=1, tools=0, families=("closer", "behind"))
+    branches = SampleMaker(trainer.tokenizer, config).sample(view_scene(5), np.random.default_rng(0)).branches
+    assert {branch.family for branch in branches} == {"closer", "behind"}
+    for branch in branches:
+        said = trainer.tokenizer.decode(branch.ids)
+        concluded, answer = _of(branch, "conclusion", trainer.tokenizer), _of(branch, "answer", trainer.tokenizer)
+        assert f":{concluded}</text>" in said
+        assert f"<answer>{answer}</answer>" in said
+        assert concluded.endswith("is closer.") if branch.family == "closer" else " the " in concluded
+        weights = {weight for weight, part in zip(branch.weights, branch.parts, strict=True) if part == "conclusion"}
+        assert weights == {config.weight_conclusion}
+
+
+def test_a_ground_branch_never_guesses_which_of_two_is_meant(trainer: Trainer) -> None:
+    config = SampleConfig(ground=4, verdict=0, direct=0, internal=0, tools=0, ground_questions=6)
+    samples = [SampleMaker(trainer.tokenizer, config).sample(view_scene(5), np.random.default_rng(n)) for n in range(4)]
+    concluded = " ".join(_of(branch, "conclusion", trainer.tokenizer) for s in samples for branch in s.branches)
+    assert "is in front of" in concluded
+    assert not any(word in concluded for word in ("closer", "farther", "further"))
 
 
 def _areas(ids: list[int], tokenizer: object) -> list[tuple[int, int]]:

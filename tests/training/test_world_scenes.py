@@ -1,5 +1,7 @@
 """The block world: deterministic, exact, and every question answerable from what is seen."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -141,6 +143,26 @@ def test_a_trace_narrows_from_the_whole_image_to_the_answer_boxes(views: list[Sc
             for box in step.boxes:
                 assert box.depth == pytest.approx(mean_depth(view.render.depth, box.bbox_2d))
         assert parse(render(trace, decimals=2)).answer == question.answer
+
+
+@pytest.mark.parametrize(("family", "place"), [("closer", 0), ("farther", 1), ("left", 0), ("right", 1)])
+def test_which_of_two_is_told_by_naming_them_in_order(views: list[SceneView], family: str, place: int) -> None:
+    told = re.compile(
+        r"At (?:depth|x) (\d\.\d\d) the (.+), at (?:depth|x) (\d\.\d\d) the (.+): the (.+) is (?:further )?(.+)\."
+    )
+    rng = np.random.default_rng(3)
+    seen = 0
+    for view in views:
+        question = make_question(view, family, rng)
+        if question is None or "yes" in question.options:
+            continue
+        found = told.fullmatch(make_trace(view, question, rng).steps[-1].text)
+        assert found is not None
+        assert float(found[1]) <= float(found[3])
+        assert found[5] == (found[2], found[4])[place] == question.answer
+        assert found[6] == family
+        seen += 1
+    assert seen >= 2
 
 
 def test_an_unknown_family_is_named(views: list[SceneView]) -> None:

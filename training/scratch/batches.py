@@ -13,7 +13,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionModel
 from sifthinker.policy.boxes import WHOLE, Box
 from sifthinker.training.scratch.model import TOKEN_PX
 from sifthinker.training.scratch.packing import Branches, encode_batch, encode_images
-from sifthinker.training.scratch.samples import Branch, SampleMaker, SceneSample
+from sifthinker.training.scratch.samples import Branch, Part, SampleMaker, SceneSample
 from sifthinker.training.scratch.targets import CellTargets, cell_targets
 
 KINDS = ("ground", "verdict", "direct", "internal", "tools")
@@ -41,13 +41,13 @@ class Images:
 @dataclass
 class Learnt:
     """The places of a batch that are learnt: states (T, D) that predict `targets` (T,), weights (T,), and for each
-    the kind of its branch and whether it belongs to the answer."""
+    the kind of its branch and the part of it that it belongs to."""
 
     states: Tensor
     targets: Tensor
     weights: Tensor
     kinds: list[str]
-    answers: Tensor
+    parts: list[Part]
 
 
 def pixels(picture: np.ndarray) -> Tensor:
@@ -114,12 +114,13 @@ def _pad(rows: Sequence[tuple[int, Branch, list[int]]], pad: int) -> Branches:
     return Branches(ids, positions, torch.tensor([r for r, _, _ in rows]), [i for _, _, im in rows for i in im])
 
 
-def learnt(hidden: Sequence[Tensor], members: Sequence[Sequence[Branch]], answer_weight: float) -> Learnt:
+def learnt(hidden: Sequence[Tensor], members: Sequence[Sequence[Branch]]) -> Learnt:
     """Picks from the hidden states (N, L, D) of each group those that predict a learnt token."""
     states: list[Tensor] = []
     targets: list[int] = []
     weights: list[float] = []
     kinds: list[str] = []
+    parts: list[Part] = []
     for group, branches in zip(hidden, members, strict=True):
         for row, branch in enumerate(branches):
             at = [i for i, weight in enumerate(branch.weights) if weight > 0]
@@ -127,5 +128,5 @@ def learnt(hidden: Sequence[Tensor], members: Sequence[Sequence[Branch]], answer
             targets += [branch.ids[i] for i in at]
             weights += [branch.weights[i] for i in at]
             kinds += [branch.kind] * len(at)
-    answers = torch.tensor([weight == answer_weight for weight in weights])
-    return Learnt(torch.cat(states), torch.tensor(targets), torch.tensor(weights), kinds, answers)
+            parts += [branch.parts[i] for i in at]
+    return Learnt(torch.cat(states), torch.tensor(targets), torch.tensor(weights), kinds, parts)

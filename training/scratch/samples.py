@@ -9,6 +9,7 @@ trace alone: the boxes are given, what follows from them is learnt.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -24,12 +25,15 @@ from sifthinker.policy.trace import AreaBox, Step, Trace, render, render_boxes
 from sifthinker.training.scratch.model import CROP_PX, DEPTH_PX, RGB_PX, TOKEN_PX
 from sifthinker.training.scratch.pictures import crop_px, estimated, shaken, shown
 from sifthinker.training.scratch.tokenizer import IMAGE, NUMBERS, TURN_END, TURN_START, VISION_END, VISION_START
-from sifthinker.training.world.questions import FAMILIES, Question, SceneView, Target, make_questions
+from sifthinker.training.world.questions import FAMILIES, SPATIAL_FAMILIES, Question, SceneView, Target, make_questions
 from sifthinker.training.world.traces import ExpansionConfig, make_trace, mean_depth, verdict, wanted
 
 Kind = Literal["ground", "verdict", "direct", "internal", "tools"]
+Part = Literal["", "number", "conclusion", "answer"]
 GROUND_PROMPT = "What is where?"
 DECIMALS = 2
+CONCLUSION = re.compile(r"<text>At [^:<]*:( [^<]*)</text>")
+"""What follows from where two things are: "At depth 0.26 the cube, at depth 0.32 the cone: the cube is closer."."""
 WHOLE_AREA = 0.9
 """An area that covers this share of the image gets no crop: the policy has those pixels."""
 SPATIAL_TOKENS_RGB = (RGB_PX // TOKEN_PX) ** 2
@@ -41,7 +45,8 @@ class SampleConfig(BaseModel):
     `jitter_share` of the traces have their expanded boxes moved at random, by `jitter` of their size: what comes after
     then learns to correct a wrong area, and the moved numbers themselves are not learnt. `sign_crops` are further crops
     of signs, for the auxiliary head alone: characters need many examples. `weight_whole` is that of the whole image's
-    box, which is always the same.
+    box, which is always the same. `weight_conclusion` is that of what a relation's text concludes ("the red cube is
+    closer"): a few words among many that are only copied, and the ones that all hangs on.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -63,17 +68,19 @@ class SampleConfig(BaseModel):
     weight_structure: float = 0.2
     weight_whole: float = 0.1
     weight_answer: float = 3.0
+    weight_conclusion: float = 3.0
 
 
 @dataclass
 class Branch:
-    """Token ids, their loss weights (0: not learnt), rotary positions (3, L), crops (h, w, 3) uint8, and for crops the
-    part of the image that they show."""
+    """Token ids, their loss weights (0: not learnt), what each belongs to, rotary positions (3, L), crops (h, w, 3)
+    uint8, and for crops the part of the image that they show."""
 
     kind: Kind
     family: str
     ids: list[int]
     weights: list[float]
+    parts: list[Part]
     positions: np.ndarray
     crops: list[np.ndarray] = field(default_factory=list)
     crop_boxes: list[Box] = field(default_factory=list)
@@ -191,7 +198,7 @@ class SampleMaker:
             names = [f"the {target.label}" for target in question.targets]
             found = f"<area>{boxes_of(question.targets)}</area>"
             item = [(f"<text>I look for {wanted(question)}.</text>", False), (found, True)]
-            if question.family != "sign":  # which is too small to be read without a crop
+            if _follows(question):
                 item.append((f"<text>{verdict(view, question, names)}</text>", True))
             items.append(item)
         pieces = [(f"\n{GROUND_PROMPT}{TURN_END}\n{TURN_START}assistant\n", False)]
@@ -235,15 +242,18 @@ class SampleMaker:
     ) -> Branch:
         ids: list[int] = []
         weights: list[float] = []
+        parts: list[Part] = []
         areas = -1
         for text, learnt in pieces:
             piece = self._encode(text)
             ids += piece
             if not learnt:
                 weights += [0.0] * len(piece)
+                parts += [""] * len(piece)
                 continue
+            concluding = self._conclusion(text)
             within, answering = False, False
-            for token in piece:
+            for place, token in enumerate(piece):
                 if token == self.area_open:
                     areas, within = areas + 1, True
                 elif token == self.area_close:
@@ -253,13 +263,29 @@ class SampleMaker:
                 if token in self.numbers:
                     weight = self.config.weight_whole if areas == 0 and kind != "ground" else 1.0
                     weights.append(0.0 if within and areas in moved else weight)
+                    parts.append("number")
                 elif token in self.structure:
                     weights.append(self.config.weight_structure)
+                    parts.append("")
+                elif answering:
+                    weights.append(self.config.weight_answer)
+                    parts.append("answer")
+                elif place in concluding:
+                    weights.append(self.config.weight_conclusion)
+                    parts.append("conclusion")
                 else:
-                    weights.append(self.config.weight_answer if answering else 1.0)
+                    weights.append(1.0)
+                    parts.append("")
                 answering = answering or token == self.answer_open
         grids = [(crop.shape[0] // TOKEN_PX, crop.shape[1] // TOKEN_PX) for crop in crops]
-        return Branch(kind, family, ids, weights, self._positions(ids, grids, self.start), crops, crop_boxes)
+        return Branch(kind, family, ids, weights, parts, self._positions(ids, grids, self.start), crops, crop_boxes)
+
+    def _conclusion(self, text: str) -> range:
+        """The places of the tokens of a text that say what follows from the two things it has told of."""
+        found = CONCLUSION.search(text)
+        if found is None:
+            return range(0)
+        return range(len(self._encode(text[: found.start(1)])), len(self._encode(text[: found.end(1)])))
 
     def _jittered(self, view: SceneView, trace: Trace, until: int, rng: np.random.Generator) -> tuple[Trace, set[int]]:
         """The areas between the first and `until`, moved and stretched a little."""
@@ -292,6 +318,17 @@ class SampleMaker:
             out[2, index : index + n] = at + np.tile(np.arange(cols), rows)
             at, index = at + max(rows, cols), index + n
         return out
+
+
+def _follows(question: Question) -> bool:
+    """Whether what is said of the question's boxes follows from what a `ground` branch shows.
+
+    It does not where a crop would be needed to read a sign, nor where one of two is to be named: the question, which
+    such a branch does not hold, would have to say whether the closer or the farther one. Learnt all the same, that word
+    became a guess, and stayed one in the traces.
+    """
+    chooses = question.family in SPATIAL_FAMILIES and "yes" not in question.options
+    return question.family != "sign" and not chooses
 
 
 def _rounded(box: AreaBox) -> AreaBox:

@@ -31,7 +31,7 @@ from sifthinker.policy.errors import DataError
 from sifthinker.policy.files import write_whole
 from sifthinker.training.checkpoints import TORN
 from sifthinker.training.folders import locked, unwritable
-from sifthinker.training.scratch.batches import KINDS, collate, encode, learnt
+from sifthinker.training.scratch.batches import collate, encode, learnt
 from sifthinker.training.scratch.losses import Losses
 from sifthinker.training.scratch.model import build_model
 from sifthinker.training.scratch.packing import forward
@@ -168,15 +168,12 @@ class Trainer:
                 samples = [replace(s, branches=[b for b in s.branches if b.kind == "ground"]) for s in samples]
             prefix, groups, members = collate(self.maker, samples, images.order)
             hidden = forward(self.model, prefix, groups, images.tokens)
-            places = learnt(hidden, members, self.recipe.samples.weight_answer)
+            places = learnt(hidden, members)
             logits = self.model.lm_head(places.states)
         loss, per_token = self.losses(logits, places.targets, places.weights)
-        numbers = self.losses.place[places.targets] >= 0
-        for kind in KINDS:
-            of_kind = torch.tensor([k == kind for k in places.kinds])
-            for name, chosen in (("answer", of_kind & places.answers), ("number", of_kind & numbers)):
-                if bool(chosen.any()):
-                    told[f"{kind}_{name}"] = float(per_token[chosen].mean())
+        for at in {pair for pair in zip(places.kinds, places.parts, strict=True) if pair[1]}:
+            chosen = torch.tensor([pair == at for pair in zip(places.kinds, places.parts, strict=True)])
+            told["_".join(at)] = float(per_token[chosen].mean())
         told["traces"] = float(loss.detach())
         self.cursor.branches += sum(len(s.branches) for s in samples) * self.world
         return loss + aux_weight * aux, told

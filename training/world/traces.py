@@ -95,13 +95,18 @@ def verdict(view: SceneView, question: Question, names: list[str]) -> str:
         a, b = (
             (t.box[0] + t.box[2]) / 2 if sideways else mean_depth(view.render.depth, t.box) for t in question.targets
         )
+        places = [(a, names[0]), (b, names[1])]
+        chooses = "yes" not in question.options
+        if chooses:  # in order, so that each word needs one look: at the lesser number, then at the first or the last
+            places.sort()
         where = "x" if sideways else "depth"
-        seen = f"At {where} {a:.2f} {names[0]}, at {where} {b:.2f} {names[1]}: "
-        if "yes" in question.options:  # how the first stands to the second: to be matched with what is asked
-            words = ("to the left of", "to the right of") if sideways else ("in front of", "behind")
-            return seen + f"{names[0]} is {words[a > b]} {names[1]}."
-        most = {"left": "further left", "right": "further right"}.get(family, family)
-        return seen + f"{names[(a > b) != (family in ('right', 'farther'))]} is {most}."
+        seen = "At " + ", at ".join(f"{where} {at:.2f} {name}" for at, name in places) + ": "
+        if chooses:
+            most = {"left": "further left", "right": "further right"}.get(family, family)
+            return seen + f"{places[family in ('right', 'farther')][1]} is {most}."
+        # how the first stands to the second: to be matched with what is asked
+        words = ("to the left of", "to the right of") if sideways else ("in front of", "behind")
+        return seen + f"{names[0]} is {words[a > b]} {names[1]}."
     if family == "count":
         return "There: " + ", ".join(f"{place} {name}" for place, name in enumerate(names, 1)) + "."
     if family == "sign":
