@@ -13,6 +13,8 @@ from sifthinker.policy.errors import SifthinkerError, UsageError
 if TYPE_CHECKING:
     from sifthinker.training.grpo.recipe import GrpoRecipe
 
+SHOWN_QUESTIONS = 8
+"""Of the first round, named by a dry run."""
 NEEDED = ("trl", "peft", "accelerate", "datasets")
 
 
@@ -164,18 +166,32 @@ def _optimising(recipe: GrpoRecipe) -> tuple[int, float]:
 def _show_plan(recipe: GrpoRecipe, name: str, arguments: list[str], out: Path | None, *, hub: bool) -> None:
     from rich.console import Console
 
-    from sifthinker.training.grpo.plan import plan_of
-    from sifthinker.training.grpo.start import check_arguments
+    from sifthinker.training.grpo.dry_run import dry_run
     from sifthinker.training.launch import write_config
-    from sifthinker.training.sft.cli import show_command, show_plan
+    from sifthinker.training.sft.cli import quieten, show_command, show_plan
 
+    quieten()
     title = Path(name).stem if name.endswith((".yaml", ".yml")) else name
     folder = out or Path(f"runs/{title}")
-    check_arguments(recipe)
     console, machines = Console(highlight=False), recipe.machines
-    found = plan_of(recipe, hub=hub)
-    show_plan(found, console, title=f"{title}: {recipe.policy}")
-    console.print(f"A step: {found.samples_per_step} completions, about {found.tokens_per_step:,} tokens.")
+    found = dry_run(recipe, hub=hub)
+    show_plan(found.plan, console, title=f"{title}: {recipe.policy}")
+    if found.first is None:
+        where = getattr(recipe.data, "path", "")
+        console.print(f"There is no data at {where}: the lengths of prompts are assumed.", soft_wrap=True)
+    else:
+        first = found.first
+        console.print(
+            f"First round, {first.how}: {len(first.questions)} questions × {first.group} completions, "
+            f"the longest prompt of {first.longest:,} tokens ({first.image_tokens:,} of {first.images} images).",
+            soft_wrap=True,
+        )
+        told = ", ".join(first.questions[:SHOWN_QUESTIONS])
+        more = len(first.questions) - SHOWN_QUESTIONS
+        console.print(f"  {told}{f' and {more} more' if more > 0 else ''}", soft_wrap=True)
+        console.print(f"{found.rows:,} questions; {found.steps:,} steps.")
+    made = found.plan
+    console.print(f"A step: {made.samples_per_step} completions, about {made.tokens_per_step:,} tokens.")
     if out is not None and (machines.processes > 1 or machines.zero):
         accumulate, clip = _optimising(recipe)
         write_config(machines, out, accumulate=accumulate, clip=clip)

@@ -6,11 +6,13 @@ other questions. Here all epochs are one sequence, and a run that goes on skips 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 
 import numpy as np
 from torch.utils.data import Sampler
+from trl import GRPOConfig
 
 
 class RoundSampler(Sampler[int]):
@@ -46,6 +48,10 @@ class RoundSampler(Sampler[int]):
                     for _ in range(self.group):
                         yield row
 
+    def first_round(self) -> list[int]:
+        """The rows of the first round, each once."""
+        return list(itertools.islice(self._stream(), self.questions))
+
     def _stream(self) -> Iterator[int]:
         """Rows without end, epoch after epoch."""
         epoch = 0
@@ -71,3 +77,33 @@ def rounds_of(rows: int, questions: int, *, epochs: float, steps: int, passes: i
     if steps > 0:
         return math.ceil(steps * passes / fetches)
     return max(1, math.floor(epochs * rows / questions))
+
+
+def order_of(rows: int, args: GRPOConfig, *, epochs: float, shuffle: bool = True) -> RoundSampler:
+    """The order of a run's questions.
+
+    Args:
+        rows: of the data.
+        args: TRL's arguments; of several processes those of all together.
+        epochs: over the data, where the arguments name no steps.
+        shuffle: whether rows come in a new order in each epoch.
+    """
+    questions = args.generation_batch_size // args.num_generations
+    fetches = args.num_iterations * args.steps_per_generation
+    rounds = rounds_of(
+        rows,
+        questions,
+        epochs=epochs,
+        steps=args.max_steps,
+        passes=args.gradient_accumulation_steps,
+        fetches=fetches,
+    )
+    return RoundSampler(
+        rows,
+        rounds=rounds,
+        questions=questions,
+        group=args.num_generations,
+        fetches=fetches,
+        seed=args.seed,
+        shuffle=shuffle,
+    )

@@ -46,8 +46,8 @@ def arguments(recipe: GrpoRecipe, out: Path) -> GRPOConfig:
     return settings
 
 
-def check_arguments(recipe: GrpoRecipe) -> None:
-    """See that TRL takes the arguments of a recipe, on a machine that need not have its GPUs.
+def check_arguments(recipe: GrpoRecipe) -> GRPOConfig:
+    """TRL's arguments of all processes together, to see that it takes them, on a machine that need not have its GPUs.
 
     Raises:
         UsageError: one that does not exist, or values that do not go together.
@@ -56,7 +56,9 @@ def check_arguments(recipe: GrpoRecipe) -> None:
     batch = int(recipe.trl.get("per_device_train_batch_size", 8)) * recipe.machines.processes  # as if one had them all
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of names; the run will say it
-        _config(output_dir="unused", **{**recipe.trl, **here, "per_device_train_batch_size": batch})
+        return _config(
+            output_dir="unused", seed=recipe.seed, **{**recipe.trl, **here, "per_device_train_batch_size": batch}
+        )
 
 
 def _config(**given: Any) -> GRPOConfig:
@@ -81,7 +83,7 @@ def load_start(recipe: GrpoRecipe, *, name: str) -> tuple[Any, Any, PolicyProfil
             f"{recipe.policy} is an adapter, and the KL term of a full training would be against its base model: "
             "`sifthinker merge` it first, or train with lora, or with beta: 0."
         )
-    model, processor, profile = sft_start.load_start(_as_sft(recipe), name=name)
+    model, processor, profile = sft_start.load_start(as_sft(recipe), name=name)
     if recipe.share_prompts and not can_share(model):
         raise UsageError(
             f"{recipe.policy} is a {model.config.model_type}, whose prompts cannot be shared: say share_prompts: false."
@@ -102,7 +104,7 @@ def check_start(recipe: GrpoRecipe) -> None:
         raise PolicyLoadError(f"There is no folder {name}: name one that holds a policy, or a hub id OWNER/NAME.")
 
 
-def _as_sft(recipe: GrpoRecipe) -> SftRecipe:
+def as_sft(recipe: GrpoRecipe) -> SftRecipe:
     """What loading a start asks of a recipe, in the form that both stages share."""
     return SftRecipe(
         model=recipe.policy,

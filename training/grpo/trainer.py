@@ -29,7 +29,7 @@ from trl.models.utils import unwrap_model_for_generation
 from sifthinker.policy.errors import DataError
 from sifthinker.training import checkpoints
 from sifthinker.training.grpo.attention import rows_of
-from sifthinker.training.grpo.order import RoundSampler, rounds_of
+from sifthinker.training.grpo.order import RoundSampler, order_of
 from sifthinker.training.grpo.rollout import Sampling, sample
 from sifthinker.training.grpo.sharing import Completions, Prompts, distinct, install
 from sifthinker.training.grpo.tables import Rollouts
@@ -77,26 +77,8 @@ class FocusGRPOTrainer(GRPOTrainer):
                 install(self._bare(self.ref_model))
 
     def _get_train_sampler(self, dataset: Any = None) -> RoundSampler:
-        args, rows = self.args, len(self.train_dataset if dataset is None else dataset)
-        questions = args.generation_batch_size // self.num_generations
-        fetches = self.num_iterations * args.steps_per_generation
-        rounds = rounds_of(
-            rows,
-            questions,
-            epochs=self._epochs,
-            steps=args.max_steps,
-            passes=args.gradient_accumulation_steps,
-            fetches=fetches,
-        )
-        return RoundSampler(
-            rows,
-            rounds=rounds,
-            questions=questions,
-            group=self.num_generations,
-            fetches=fetches,
-            seed=args.seed,
-            shuffle=self.shuffle_dataset,
-        )
+        rows = len(self.train_dataset if dataset is None else dataset)
+        return order_of(rows, self.args, epochs=self._epochs, shuffle=self.shuffle_dataset)
 
     # ── sampling ──
 

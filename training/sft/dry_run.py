@@ -14,11 +14,13 @@ from pydantic import BaseModel, Field
 
 from sifthinker.policy.base import PolicyProfile
 from sifthinker.policy.load import EMBEDDED
-from sifthinker.policy.messages import Message, images_of
+from sifthinker.policy.messages import ImageKind, Message, images_of
 from sifthinker.training.planner import Plan, plan
 from sifthinker.training.sft.recipe import SftRecipe
 from sifthinker.training.sizes import ModelShape, config_of, published, shape_of
 
+ENCODED = "encoded by the model's processor"
+ESTIMATED = "estimated: the model's processor is not on this machine"
 _PIECE = re.compile(r"\d|[^\W\d_]+|[^\s\w]+|_+")
 
 
@@ -66,7 +68,7 @@ def dry_run(recipe: SftRecipe, *, hub: bool = False) -> DryRun:
     visits = [schedule.visit(row) for row in range(min(recipe.batch, len(schedule)))]
     indices = [material.train[visit.index] for visit in visits]
     names = [f"{material.ids[index]}:{visit.mode}" for index, visit in zip(indices, visits, strict=True)]
-    processor, profile, model = _processor(recipe, shape, hub=hub)
+    processor, profile, model = processor_of(recipe, shape, hub=hub)
     pairs = zip(indices, visits, strict=True)
     conversations = [
         told(material.rows[index], visit, profile, shuffle=recipe.shuffle_options) for index, visit in pairs
@@ -88,7 +90,7 @@ def dry_run(recipe: SftRecipe, *, hub: bool = False) -> DryRun:
     return DryRun(plan=made, batch=batch, records=len(material.train), asked=len(material.asked), steps=steps)
 
 
-def _processor(recipe: SftRecipe, shape: ModelShape, *, hub: bool) -> tuple[Any, PolicyProfile, Any]:
+def processor_of(recipe: SftRecipe, shape: ModelShape, *, hub: bool) -> tuple[Any, PolicyProfile, Any]:
     """The model's processor where it is at hand (else None), the profile, and the model on the meta device."""
     import torch
     from huggingface_hub import try_to_load_from_cache
@@ -131,7 +133,7 @@ def _encoded(
     turns = TurnEncoder(encoder)
     sequences = [sequence for conversation in conversations for sequence in turns.encode(conversation)]
     return FirstBatch(
-        how="encoded by the model's processor",
+        how=ENCODED,
         samples=names,
         sequences=len(sequences),
         longest=max(len(one.input_ids) for one in sequences),
@@ -149,10 +151,10 @@ def _estimated(
         texts.append(sum(estimated_tokens(turn.text) + 5 for turn in conversation))
         said.append(sum(estimated_tokens(turn.text) + 1 for turn in conversation if turn.role == "assistant"))
         pictures.append(
-            sum(_image_tokens(part.image.size, part.kind, profile, shape) for part in images_of(conversation))
+            sum(image_tokens(part.image.size, part.kind, profile, shape) for part in images_of(conversation))
         )
     return FirstBatch(
-        how="estimated: the model's processor is not on this machine",
+        how=ESTIMATED,
         samples=names,
         sequences=len(conversations),
         longest=max(text + picture for text, picture in zip(texts, pictures, strict=True)),
@@ -167,8 +169,9 @@ def estimated_tokens(text: str) -> int:
     return sum(1 + len(piece) // 8 if piece[0].isalpha() else 1 for piece in _PIECE.findall(text))
 
 
-def _image_tokens(size: tuple[int, int], kind: Any, profile: PolicyProfile, shape: ModelShape) -> int:
+def image_tokens(size: tuple[int, int], kind: ImageKind, profile: PolicyProfile, shape: ModelShape) -> int:
+    """How many tokens an image (width, height) becomes, its two marks included."""
     shown = profile.shown_size(size, kind)
     as_rgb = profile.model_copy(update={"rgb_px": None})
     width, height = as_rgb.resized_size(shown) or shown
-    return shape.image_tokens(width * height) + 2  # its two marks
+    return shape.image_tokens(width * height) + 2
