@@ -11,7 +11,7 @@ Three kinds of evidence, none of which decides for the reader; the space stays t
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -62,6 +62,27 @@ class _Tally:
     in_band: int = 0
     band_boxes: int = 0
 
+    @property
+    def plausible(self) -> dict[BoxSpace, float]:
+        """Share of boxes inside, by space."""
+        return {space: count / self.boxes for space, count in self.inside.items()} if self.boxes else {}
+
+    @property
+    def agreement(self) -> dict[BoxSpace, float]:
+        """Mean IoU with the second statement, by space."""
+        return {space: total / self.pairs for space, total in self.overlap.items()} if self.pairs else {}
+
+    def __add__(self, other: _Tally) -> _Tally:
+        return _Tally(
+            boxes=self.boxes + other.boxes,
+            inside={space: self.inside[space] + other.inside[space] for space in SPACES},
+            pairs=self.pairs + other.pairs,
+            overlap={space: self.overlap[space] + other.overlap[space] for space in SPACES},
+            tall_or_wide=self.tall_or_wide + other.tall_or_wide,
+            in_band=self.in_band + other.in_band,
+            band_boxes=self.band_boxes + other.band_boxes,
+        )
+
     def add(self, sample: SourceSample, size: Size) -> None:
         if not all(math.isfinite(value) for box in (*sample.boxes, *sample.witness) for value in box):
             self.boxes += len(sample.boxes)  # of no use in any space
@@ -90,8 +111,7 @@ def audit(source: Source, *, limit: int = 500) -> Audit:
     Raises:
         UsageError: the source's file cannot be read.
     """
-    tally = _Tally()
-    declared: dict[BoxSpace, None] = {}
+    tallies: dict[BoxSpace, _Tally] = {}
     found = Audit(kind=source.config.kind, file=source.annotations.name, declared=[])
     for sample in islice((one for one in source if isinstance(one, SourceSample)), limit):
         try:
@@ -100,44 +120,40 @@ def audit(source: Source, *, limit: int = 500) -> Audit:
             found.without_image += 1
             continue
         found.samples += 1
-        declared[sample.space] = None
-        tally.add(sample, size)
-    found.declared = list(declared)
+        tallies.setdefault(sample.space, _Tally()).add(sample, size)
+    found.declared = list(tallies)
+    tally = sum(tallies.values(), _Tally())
     found.not_square = tally.tall_or_wide
-    if tally.boxes:
-        found.plausible = {space: count / tally.boxes for space, count in tally.inside.items()}
-    if tally.pairs:
-        found.agreement = {space: total / tally.pairs for space, total in tally.overlap.items()}
+    found.plausible, found.agreement = tally.plausible, tally.agreement
     if tally.band_boxes:
         found.in_band = tally.in_band / tally.band_boxes
-    found.problems = list(_judged(found))
+    found.problems = list(_judged(found, tallies))
     return found
 
 
-def _judged(found: Audit) -> list[str]:
+def _judged(found: Audit, tallies: dict[BoxSpace, _Tally]) -> Iterator[str]:
     if not found.samples:
-        return [f"None of {found.without_image} images could be opened: nothing can be said about the boxes."]
-    problems: list[str] = []
-    if len(found.declared) == 1:
-        problems += _not_inside(found, found.declared[0])
-        problems += _at_odds(found, found.declared[0])
+        yield f"None of {found.without_image} images could be opened: nothing can be said about the boxes."
+        return
+    for space, tally in tallies.items():  # each is held to what it declares
+        yield from _not_inside(tally, space)
+        yield from _at_odds(tally, space)
     if found.in_band is not None and found.not_square >= MIN_NOT_SQUARE and found.in_band >= MIN_PLAUSIBLE:
-        problems.append(
+        yield (
             f"On {found.not_square} images that are not square {found.in_band:.0%} of the boxes keep to the part that "
             f"a padded square can reach: they look like {BoxSpace.PADDED_SQUARE.value}, not {BoxSpace.UNIT.value}."
         )
-    return problems
 
 
-def _not_inside(found: Audit, space: BoxSpace) -> list[str]:
-    if found.plausible[space] >= MIN_PLAUSIBLE:
+def _not_inside(found: _Tally, space: BoxSpace) -> list[str]:
+    if not found.boxes or found.plausible[space] >= MIN_PLAUSIBLE:
         return []
     better = " or ".join(one.value for one in SPACES if found.plausible[one] >= MIN_PLAUSIBLE)
     told = f"read as {better} they do" if better else "in no other space do they"
     return [f"Read as {space.value}, {found.plausible[space]:.0%} of the boxes lie in their image; {told}."]
 
 
-def _at_odds(found: Audit, space: BoxSpace) -> list[str]:
+def _at_odds(found: _Tally, space: BoxSpace) -> list[str]:
     if not found.agreement or found.agreement[space] >= MIN_AGREEMENT:
         return []
     best = max(SPACES, key=lambda one: found.agreement[one])

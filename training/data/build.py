@@ -44,6 +44,7 @@ def build(
     *,
     teacher: Teacher | None = None,
     depth: DepthEstimator | None = None,
+    give_up: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Progress:
     """Build a data set in a folder, or go on with one.
@@ -53,6 +54,7 @@ def build(
         out: the folder; new, empty, or one that the same configuration has begun.
         teacher: writes the texts; by default the configured one.
         depth: tells depths; by default the configured one.
+        give_up: reject what the teacher fails on twice, instead of leaving it open.
         on_progress: told after each sample.
 
     Returns:
@@ -79,7 +81,8 @@ def build(
             "depth_name": estimator.name if estimator is not None else config.depth,
         }
         maker = RecordMaker(config, out, writer, shelf, gate)
-        return fill(out, sources, maker, told, config, counts=writer.counts, on_progress=on_progress)
+        counts = writer.counts
+        return fill(out, sources, maker, told, config, counts=counts, give_up=give_up, on_progress=on_progress)
     finally:
         writer.close()
 
@@ -92,6 +95,7 @@ def fill(
     config: BuildConfig,
     *,
     counts: TeacherCounts,
+    give_up: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Progress:
     """Fill a folder with what a maker makes of the samples of some sources.
@@ -100,6 +104,7 @@ def fill(
         out: the folder, see `build`.
         told: what decides its content; a folder that was begun with something else is refused.
         config: for the sizes of shards and windows.
+        give_up: see `Runner`.
     """
     progress = Progress()
     try:
@@ -114,6 +119,7 @@ def fill(
                 counts=counts,
                 on_progress=on_progress,
                 progress=progress,
+                give_up=give_up,
             )
             runner.run()
             _write_json(out / "build.json", {"complete": True, "made_of": {"format": FORMAT, **told}})

@@ -54,10 +54,15 @@ def build(
     limit: Annotated[int | None, typer.Option(help="Most samples of each source.")] = None,
     per_dataset: Annotated[int | None, typer.Option(help="Most samples of each data set in a source.")] = None,
     concurrency: Annotated[int | None, typer.Option(help="Samples under way at once.")] = None,
+    give_up: Annotated[
+        bool,
+        typer.Option("--give-up", help="Reject what the teacher fails on twice, instead of leaving it open."),
+    ] = False,
 ) -> None:
     """Make records: boxes expanded to the way of a trace, texts by a teacher, each trace verified.
 
-    The same command goes on where a run ended. Samples that were refused are kept with their reason.
+    The same command goes on where a run ended. Samples that were refused are kept with their reason. Ends with 1 where
+    no record came of it.
     """
     from sifthinker.training.data.build import build as run
     from sifthinker.training.data.sources import load_config
@@ -71,8 +76,9 @@ def build(
         each_source={"limit": limit, "per_dataset": per_dataset},
     )
     with _progress("Samples") as (console, tick):
-        done = run(told, out, on_progress=tick)
+        done = run(told, out, give_up=give_up, on_progress=tick)
     console.print(_sentence(done, told, out))
+    _expect_records(out)
 
 
 @app.command()
@@ -236,6 +242,7 @@ def import_(
             path, out, images=images, as_published=as_published, depth=load_depth(depth), on_progress=tick
         )
     console.print(_sentence(done, None, out))
+    _expect_records(out)
 
 
 @app.command()
@@ -250,6 +257,24 @@ def export(
 
     count = write_sif50k(folder, out)
     Console(stderr=True, highlight=False).print(f"{count} records are in {out}", markup=False)
+
+
+def _expect_records(out: Path) -> None:
+    """See that something came of a build.
+
+    Raises:
+        DataError: every sample was rejected.
+    """
+    from sifthinker.policy.errors import DataError
+    from sifthinker.training.data.stats import folder_stats
+
+    found = folder_stats(out)
+    if found.records:
+        return
+    reasons = ", ".join(f"{reason} {count}" for reason, count in found.reasons.items())
+    raise DataError(
+        f"No record came of it: all {found.rejects} samples were rejected ({reasons}), see {out / 'rejected'}."
+    )
 
 
 @contextmanager

@@ -12,8 +12,9 @@ the boxes together still have to an edge of the image: never negative, the same 
 steps reach the whole image.
 
 **A wrong area** has the published size and place: next to a corner of the hull, else anywhere clear of it. Since the
-hull of several boxes seldom leaves room, one of the boxes serves instead of it here, the area is clear of them all, and
-where its random size finds no place, another one is tried.
+hull of several boxes seldom leaves room, one of the boxes serves instead of it here, the area is clear of them all (it
+covers less than `distractor_iou` of each: a large area may hold a small box whole at an IoU below that), and where its
+random size finds no place, another one is tried.
 
 `published=True` gives the published step and wrong area, and the published rounding (down to pixels, then to decimals).
 """
@@ -47,7 +48,12 @@ class ExpansionConfig(BaseModel):
     distractor: float = Field(default=0.5, ge=0, le=1, description="Share of samples with a wrong area to correct.")
     distractor_grow: float = Field(default=1.2, gt=0, description="A wrong area is the area's box, grown by this, …")
     distractor_scale: tuple[float, float] = Field(default=(0.7, 1.3), description="… scaled at random in this range, …")
-    distractor_iou: float = Field(default=0.001, gt=0, le=1, description="… moved where its IoU is below this.")
+    distractor_iou: float = Field(
+        default=0.001,
+        gt=0,
+        le=1,
+        description="… moved where its IoU is below this; also the share of a box that it covers, if not published.",
+    )
     distractor_sizes: int = Field(default=8, ge=1, description="Sizes tried before there is none; published: 1.")
     distractor_attempts: int = Field(default=1000, ge=0, description="Places tried for each size.")
     same_iou: float = Field(
@@ -139,7 +145,7 @@ def merge_overlaps(boxes: Sequence[Box]) -> list[Box]:
 def distractor(beside: Box, clear_of: Sequence[Box], rng: np.random.Generator, config: ExpansionConfig) -> Box | None:
     """A box of about the same size elsewhere: beyond a corner of the given box where that fits, else anywhere.
 
-    None where no place is found whose IoU with every box of `clear_of` is below `config.distractor_iou`.
+    None where no place is found that is clear of every box of `clear_of`, as `config.distractor_iou` says.
     """
     for _ in range(1 if config.published else config.distractor_sizes):
         scale = float(rng.uniform(*config.distractor_scale))
@@ -161,11 +167,21 @@ def _elsewhere(
     anywhere = rng.random((config.distractor_attempts, 2)) * [1 - width, 1 - height]
     low = np.concatenate([corners, anywhere])  # (places, 2)
     places = np.round(np.concatenate([low, np.minimum(low + np.array([width, height]), 1.0)], axis=1), config.decimals)
-    free = np.flatnonzero((pairwise_iou(places, clear_of) < config.distractor_iou).all(axis=1))
+    touched = pairwise_iou(places, clear_of) if config.published else covered(places, clear_of)
+    free = np.flatnonzero((touched < config.distractor_iou).all(axis=1))
     if not len(free):
         return None
     left, top, right, bottom = places[free[0]].tolist()
     return rounded((left, top, right, bottom), config.decimals)
+
+
+def covered(places: np.ndarray, boxes: Sequence[Box]) -> np.ndarray:
+    """The share (N, M) of each of M boxes that each of N places (N, 4) covers; never less than their IoU."""
+    inner = np.asarray(boxes, dtype=np.float64)  # (M, 4)
+    low = np.maximum(places[:, None, :2], inner[None, :, :2])
+    high = np.minimum(places[:, None, 2:], inner[None, :, 2:])
+    shared = np.clip(high - low, 0.0, None).prod(-1)
+    return np.asarray(shared / np.maximum((inner[:, 2:] - inner[:, :2]).prod(-1), 1e-12))
 
 
 def rounded(box: Box, decimals: int) -> Box:

@@ -6,7 +6,9 @@ is nearer, further left or higher, what they are called where the source names t
 
 from __future__ import annotations
 
+import re
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -20,6 +22,8 @@ SAME_DEPTH = 0.02
 SAME_PLACE = 0.03
 """Centres closer than this are not told as left or right, above or below."""
 _MOST_NAMED = 6
+_ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth")
+_ARTICLE = re.compile(r"(?:the|an?) ", re.IGNORECASE)
 
 
 @dataclass
@@ -57,7 +61,7 @@ def _text(task: Task, index: int) -> str:
         case "distractor":
             return f"Nothing in this area decides the question. I look for {_wanted(task)} elsewhere."
         case "hull":
-            return f"Further in: {_wanted(task)} lies {_where(this.xyxy[0])}, all of it in this area."
+            return f"Further in: {_wanted(task)} lie {_where(this.xyxy[0])}, all in this area."
         case _:
             places = "this part" if len(this.boxes) == 1 else f"these {len(this.boxes)} parts"
             return f"I look closer at {places} of the image, {_list([_where(box) for box in this.xyxy])}."
@@ -65,10 +69,11 @@ def _text(task: Task, index: int) -> str:
 
 def _wanted(task: Task) -> str:
     """What is to be found, by name where the question itself names it: a name may be the answer."""
-    asked = task.question.casefold()
-    if task.labels and len(task.labels) <= _MOST_NAMED and all(label.casefold() in asked for label in task.labels):
-        return _list([_the(label) for label in task.labels])
     count = len(task.areas[-1].boxes)
+    different = {_bare(label) for label in task.labels}
+    named = all(re.search(rf"\b{re.escape(label)}\b", task.question, re.IGNORECASE) for label in different)
+    if len(task.labels) == count == len(different) <= _MOST_NAMED and named:
+        return _list([_the(label) for label in task.labels])
     return "the place that decides the question" if count == 1 else f"the {count} places that decide the question"
 
 
@@ -88,10 +93,23 @@ def _found(task: Task, last: Area) -> list[str]:
 
 def _names(task: Task, count: int) -> list[str]:
     if len(task.labels) == count:
-        return [_the(label) for label in task.labels]
+        return _told_apart(task.labels)
     if count == 1:
         return ["what decides the question"]
     return [f"place {number}" for number in range(1, count + 1)]
+
+
+def _told_apart(labels: Sequence[str]) -> list[str]:
+    """Labels as names; of several things of one label each gets its number."""
+    same = Counter(map(_bare, labels))
+    met: Counter[str] = Counter()
+    names = []
+    for label in labels:
+        name = _bare(label)
+        met[name] += 1
+        alone = same[name] == 1 or len(labels) > _MOST_NAMED
+        names.append(_the(label) if alone else f"the {_ORDINALS[met[name] - 1]} {name}")
+    return names
 
 
 def _relations(names: Sequence[str], boxes: Sequence[AreaBox]) -> list[str]:
@@ -133,7 +151,11 @@ def _at_depth(box: AreaBox) -> str:
 
 
 def _the(label: str) -> str:
-    return label if label.lower().startswith(("the ", "a ", "an ")) else f"the {label}"
+    return label if _ARTICLE.match(label) else f"the {label}"
+
+
+def _bare(label: str) -> str:
+    return _ARTICLE.sub("", label).casefold()
 
 
 def _list(words: Sequence[str]) -> str:

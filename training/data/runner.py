@@ -55,6 +55,7 @@ class Runner:
         failures_in_a_row: so many failed teachers' calls end the run.
         counts: the teacher's, for the progress.
         on_progress: told after each sample.
+        give_up: reject what the teacher fails on twice, instead of leaving it open.
     """
 
     sources: Sequence[Source]
@@ -65,8 +66,10 @@ class Runner:
     counts: TeacherCounts = field(default_factory=TeacherCounts)
     on_progress: Callable[[Progress], None] | None = None
     progress: Progress = field(default_factory=Progress)
+    give_up: bool = False
     _failed_in_a_row: int = 0
     _last_pass: bool = False
+    _last_error: str = ""
 
     def run(self) -> Progress:
         """Finish every sample.
@@ -84,8 +87,9 @@ class Runner:
             if not self.progress.open:
                 return self.progress
         raise PolicyUnavailable(
-            f"The teacher failed on {self.progress.open} of {total} samples. {self.progress.kept}Run the same command "
-            "again when it answers."
+            f"The teacher failed on {self.progress.open} of {total} samples, last: {self._last_error} "
+            f"{self.progress.kept}Run the same command again when it answers, or with --give-up to reject "
+            "what it fails on twice."
         )
 
     def _pass(self, *, first: bool) -> int:
@@ -154,12 +158,16 @@ class Runner:
     def _failed(self, job: _Job, error: PolicyError) -> Reject | None:
         """A sample whose teacher failed is left open: another pass, or another run, tries it again.
 
-        Only what a living server refuses a second time (a content filter, say) is the sample's own fault.
+        Only what a living server refuses a second time (a content filter, say) is the sample's own fault; what it does
+        not answer is so only if the caller says it (`give_up`), and never where nothing was answered yet.
         """
         refused = not isinstance(error, (PolicyTimeout, PolicyUnavailable))
         alive = self.counts.calls > self.counts.failed
-        if refused and alive and self._last_pass:
+        if self._last_pass and refused and alive:
             return reject_of(*job, Effort(), "refused", str(error))
+        if self._last_pass and self.give_up and (alive or self.progress.earlier):
+            return reject_of(*job, Effort(), "unanswered", str(error))
+        self._last_error = str(error)
         self.progress.open += 1
         self._failed_in_a_row += 1
         if self._failed_in_a_row >= self.failures_in_a_row:

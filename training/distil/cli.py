@@ -41,6 +41,10 @@ def distil(
     seed: Annotated[int, typer.Option(help="Of the runs.", min=0)] = 0,
     limit: Annotated[int | None, typer.Option(help="Most questions of each source.", min=1)] = None,
     concurrency: Annotated[int, typer.Option(help="Questions under way at once.", min=1)] = 16,
+    give_up: Annotated[
+        bool,
+        typer.Option("--give-up", help="Reject what the policy fails on twice, instead of leaving it open."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
 ) -> None:
     """Ask training questions with tools, several times each, and keep the runs that are right and grounded.
@@ -76,20 +80,23 @@ def distil(
         def tick(progress: Any) -> None:
             shown.update(task, said=f"{progress.accepted} kept, {progress.rejected} refused")
 
-        found = run(config, out, on_progress=tick)
+        found = run(config, out, give_up=give_up, on_progress=tick)
     if as_json:
         typer.echo(found.model_dump_json())
         return
-    _print(Console(highlight=False), found, out)
+    _print(Console(highlight=False), found, out, keep)
 
 
-def _print(console: Any, found: Distilled, out: Path) -> None:
+def _print(console: Any, found: Distilled, out: Path, keep: int) -> None:
     from rich.table import Table
 
     asked = found.records + found.rejects
-    console.print(f"{out} is complete: {found.records} of {asked} questions gave a record.", soft_wrap=True)
+    gave = f"{found.records} of {asked} questions gave a record"
+    if keep > 1:
+        gave = f"{asked // keep} questions gave {found.records} of the {asked} records that they may give"
+    console.print(f"{out} is complete: {gave}.", soft_wrap=True)
     if found.progress.earlier:
-        console.print(f"{found.progress.earlier} of them had been asked by earlier runs of this command.")
+        console.print(f"{found.progress.earlier} of {asked} were finished by earlier runs of this command.")
     table = Table("family", "asked", "kept", "share")
     for family, share in found.families.items():
         table.add_row(family, str(share.asked), str(share.kept), f"{share.kept / max(share.asked, 1):.0%}")

@@ -48,4 +48,4 @@ class DistilConfig(BaseModel):
     def fingerprint(self) -> dict[str, Any]:
         """What decides the records, besides the sources' own fingerprints and the policy's weights."""
         told = self.model_dump(mode="json", exclude={"sources", "concurrency", "failures_in_a_row", "policy"})
-        return {"distilled": True, **told, "policy": self.policy.partition("@")[0].rpartition("/")[2]}
+        return {"distilled": True, **told, "policy": self.policy.partition("@")[0].rstrip("/").rpartition("/")[2]}

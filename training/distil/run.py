@@ -53,6 +53,7 @@ def distil(
     *,
     policy: Policy | None = None,
     depth: DepthEstimator | None = None,
+    give_up: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Distilled:
     """Distil into a folder, or go on with one.
@@ -62,6 +63,7 @@ def distil(
         out: the folder; new, empty, or one that the same configuration has begun.
         policy: who is asked; by default the configured one.
         depth: tells depths; by default the configured one.
+        give_up: reject what the policy fails on twice, instead of leaving it open.
         on_progress: told after each question.
 
     Returns:
@@ -88,7 +90,16 @@ def distil(
         "depth_name": estimator.name if estimator is not None else config.depth,
     }
     maker = DistilMaker(config, out, asked, shelf, gate)
-    progress = fill(out, sources, maker, told, config.build_config(), counts=maker.counts, on_progress=on_progress)
+    progress = fill(
+        out,
+        sources,
+        maker,
+        told,
+        config.build_config(),
+        counts=maker.counts,
+        give_up=give_up,
+        on_progress=on_progress,
+    )
     return summed(out, sources, progress, maker.runs)
 
 

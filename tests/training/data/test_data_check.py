@@ -1,6 +1,7 @@
 """Leaks by image hash, boxes in the wrong space, records that do not hold; and what a data set holds."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from PIL import Image
 from sifthinker.agent.cli import run
 from sifthinker.policy.boxes import BoxSpace
 from sifthinker.policy.errors import DataError
-from sifthinker.training.data.audit import audit
+from sifthinker.training.data.audit import Audit, audit
 from sifthinker.training.data.check import check_records, difference_hash, find_leaks, images_of
 from sifthinker.training.data.config import SourceConfig
-from sifthinker.training.data.sources import open_source
+from sifthinker.training.data.samples import SourceSample
+from sifthinker.training.data.sources import Source, open_source
 from sifthinker.training.data.stats import folder_stats
 from sifthinker.training.data.tables import RECORDS
 
@@ -182,6 +184,41 @@ def test_pixels_declared_as_shares_are_found(tmp_path: Path) -> None:
     assert wrong.plausible[BoxSpace.UNIT] == 0
     assert "read as permille or pixel they do" in wrong.problems[0]
     assert _audited(path, BoxSpace.PIXEL).problems == []
+
+
+def test_each_sample_is_held_to_the_space_that_it_declares(tmp_path: Path) -> None:
+    """SIF-50K's rows are in two spaces: neither may hide what is wrong with the other."""
+    path = _jsonl(
+        tmp_path, {f"{i}.png": [10, 10, 50, 30] if i % 2 else [0.1, 0.1, 0.3, 0.2] for i in range(8)}, (64, 40)
+    )
+    source = open_source(SourceConfig(kind="jsonl", path=path, space=BoxSpace.UNIT))
+    spaces = (BoxSpace.UNIT, BoxSpace.PIXEL)
+
+    def mixed(right: bool) -> Audit:
+        samples = [
+            sample.model_copy(update={"space": spaces[(number + (not right)) % 2]})
+            for number, sample in enumerate(source)
+            if isinstance(sample, SourceSample)
+        ]
+        return audit(_Fixed(samples, source))  # type: ignore[arg-type]
+
+    assert mixed(right=True).problems == []
+    wrong = mixed(right=False)
+    assert set(wrong.declared) == set(spaces)
+    assert [problem.partition(",")[0] for problem in wrong.problems] == ["Read as pixel", "Read as unit"]
+
+
+class _Fixed:
+    """A source of given samples."""
+
+    def __init__(self, samples: list[SourceSample], source: Source) -> None:
+        self.samples, self.source = samples, source
+
+    def __iter__(self) -> Iterator[SourceSample]:
+        return iter(self.samples)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.source, name)
 
 
 def test_visual_cot_is_audited_by_what_it_says_twice(tmp_path: Path) -> None:

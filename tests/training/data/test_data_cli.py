@@ -63,6 +63,16 @@ def test_a_folder_without_records_is_told(command: str, tmp_path: Path, capsys: 
     assert "holds no records" in capsys.readouterr().err
 
 
+def test_a_build_of_nothing_but_rejects_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "q.jsonl").write_text('{"image": "a.png", "question": "q", "answer": "a", "boxes": [[0, 0, 1, 1]]}')
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    for _ in range(2):  # the second time nothing is left to do, and nothing better came of it
+        assert (
+            run(["data", "build", str(tmp_path / "out"), "-s", f"jsonl:{tmp_path / 'q.jsonl'}", "--depth", "none"]) == 1
+        )
+        assert "No record came of it: all 1 samples were rejected (" in capsys.readouterr().err
+
+
 def test_a_script_in_a_record_stays_text(tmp_path: Path) -> None:
     path = questions(tmp_path / "s", 1)
     evil = "<script>alert(1)</script><img src=x onerror=alert(2)>"

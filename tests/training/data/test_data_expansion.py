@@ -108,6 +108,15 @@ def test_an_area_is_not_repeated(box: Box, size: tuple[int, int]) -> None:
     assert all(iou(a.xyxy[0], b.xyxy[0]) < MENDED.same_iou for a, b in pairwise(areas))
 
 
+def test_a_wrong_area_never_holds_a_small_box_that_is_right() -> None:
+    large, small = (0.0, 0.0, 0.4, 0.4), (0.70, 0.70, 0.705, 0.705)
+    config = ExpansionConfig()
+    found = [distractor(large, [large, small], np.random.default_rng(seed), config) for seed in range(60)]
+    assert any(found)
+    for x1, y1, x2, y2 in filter(None, found):
+        assert x2 <= 0.70 or x1 >= 0.705 or y2 <= 0.70 or y1 >= 0.705
+
+
 def test_there_is_a_wrong_area_in_the_configured_share() -> None:
     box = [(0.4, 0.4, 0.5, 0.5)]
 

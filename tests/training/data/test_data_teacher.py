@@ -51,6 +51,20 @@ def test_the_plain_teacher_tells_relations_as_the_numbers_have_them() -> None:
     assert "equally far" in texts(task(WHOLE, level))[1]
 
 
+def test_the_plain_teacher_tells_things_of_one_name_apart() -> None:
+    hull = Area("hull", (AreaBox(bbox_2d=(0.1, 0.1, 0.9, 0.9), depth=0.4),))
+    said = texts(task(WHOLE, hull, PAIR, labels=("dog", "the dog"), question="Which dog is nearer?"))
+    assert said[0] == "I begin with the whole image and look for the 2 places that decide the question."
+    assert "the 2 places that decide the question lie in the middle" in said[1]
+    assert "the first dog is nearer than the second dog" in said[2]
+
+
+def test_a_name_within_another_word_is_not_asked_for() -> None:
+    said = texts(task(WHOLE, PAIR, labels=("cat", "car"), question="Which category has a car?"))
+    assert "look for the 2 places" in said[0]
+    assert "the cat is nearer than the car" in said[1]
+
+
 def test_the_plain_teacher_does_not_tell_the_answer_before_the_end() -> None:
     asked = task(
         WHOLE, Area("answer", PAIR.boxes[:1]), labels=("red cube",), question="What color is the cube?", answer="red"
@@ -162,9 +176,11 @@ def serving(server: Server) -> Iterator[Server]:
         http.server_close()
 
 
-def taught(server: Server, path: Path, out: Path, *, timeout: float = 20.0, **fields: Any) -> Progress:
+def taught(
+    server: Server, path: Path, out: Path, *, timeout: float = 20.0, give_up: bool = False, **fields: Any
+) -> Progress:
     teacher = {"name": f"openai:stub@{server.url}", "retries": 2, "call_timeout": timeout, **fields.pop("teacher", {})}
-    return build(config_for(path, teacher=teacher, **fields), out, depth=FlatDepth())
+    return build(config_for(path, teacher=teacher, **fields), out, depth=FlatDepth(), give_up=give_up)
 
 
 def test_a_server_that_answers_well_is_taken_at_its_word(tmp_path: Path) -> None:
@@ -235,6 +251,26 @@ def test_what_a_living_server_refuses_twice_is_the_samples_own_fault(tmp_path: P
         done = taught(server, questions(tmp_path / "s", 4), tmp_path / "out")
     assert (done.accepted, done.rejected) == (3, 1)
     assert "400" in rejects(tmp_path / "out")["refused"].message
+
+
+def test_what_a_living_server_never_answers_stays_open_until_the_user_gives_it_up(tmp_path: Path) -> None:
+    path, out = questions(tmp_path / "s", 4), tmp_path / "out"
+    with serving(Server({"What is at place 2?": ["500"] * 20})) as server:
+        with pytest.raises(PolicyUnavailable, match=r"failed on 1 of 4 samples, last: .*500.*--give-up"):
+            taught(server, path, out, teacher={"retries": 1})
+        done = taught(server, path, out, teacher={"retries": 1}, give_up=True)
+    assert (done.earlier, done.accepted, done.rejected) == (3, 0, 1)
+    assert "500" in rejects(out)["unanswered"].message
+    assert is_complete(out)
+
+
+def test_giving_up_is_not_for_a_server_that_is_away(tmp_path: Path) -> None:
+    path, out = questions(tmp_path / "s", 3), tmp_path / "out"
+    with serving(Server(default="500")) as server:
+        with pytest.raises(PolicyUnavailable):
+            taught(server, path, out, teacher={"retries": 1}, give_up=True)
+        server.default = "ok"
+        assert taught(server, path, out).accepted == 3
 
 
 def test_a_wrong_key_refuses_no_sample(tmp_path: Path) -> None:
