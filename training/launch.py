@@ -2,23 +2,37 @@
 
 One process runs in place. Several on the CPU speak gloo; several GPUs run under accelerate, with DeepSpeed where the
 recipe shards (on the CPU too, so that sharding can be tried without a GPU). The config is a file beside the run, to be
-read and changed.
+read and changed: once changed by hand, it is kept.
+
+Spread over several machines, the same command is started on each, with the variables of `NODE` in its environment.
 """
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import os
+import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from sifthinker.policy.errors import UsageError
+from sifthinker.policy.files import write_whole
+
+logger = logging.getLogger(__name__)
 
 CONFIG = "accelerate.yaml"
+_HEAD = "# Written by sifthinker; `accelerate launch --config_file` reads it. Changed by hand it is kept. "
+NODE = ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
+"""Which of several machines this is (0 is the first), and where the first one is reached (the port is optional)."""
+PORT = "29500"
 ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "200000000000"}
 """glibc keeps the large buffers of a step instead of handing them back: CPU training is several times faster."""
 
@@ -28,10 +42,22 @@ class Machines(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    processes: int = Field(default=1, ge=1, description="GPUs, or processes on the CPU.")
+    processes: int = Field(default=1, ge=1, description="GPUs, or processes on the CPU; of all machines together.")
+    nodes: int = Field(default=1, ge=1, description="Machines that the processes are spread over evenly.")
     gpu_gb: float | None = Field(default=None, gt=0, description="Memory of each GPU; None: the run is for the CPU.")
     zero: Literal[0, 2, 3] = Field(default=0, description="DeepSpeed's stage; 0: none.")
     precision: Literal["bf16", "no"] = "bf16"
+
+    @model_validator(mode="after")
+    def _even(self) -> Self:
+        if self.processes % self.nodes:
+            raise ValueError(f"{self.processes} processes cannot be spread evenly over {self.nodes} machines")
+        return self
+
+    @property
+    def each(self) -> int:
+        """Processes of one machine."""
+        return self.processes // self.nodes
 
 
 def accelerate_config(machines: Machines, *, accumulate: int = 1, clip: float = 1.0) -> dict[str, Any]:
@@ -45,7 +71,7 @@ def accelerate_config(machines: Machines, *, accumulate: int = 1, clip: float = 
         "machine_rank": 0,
         "main_training_function": "main",
         "mixed_precision": "no" if cpu else machines.precision,
-        "num_machines": 1,
+        "num_machines": machines.nodes,
         "num_processes": machines.processes,
         "rdzv_backend": "static",
         "same_network": True,
@@ -68,23 +94,45 @@ def accelerate_config(machines: Machines, *, accumulate: int = 1, clip: float = 
 
 
 def write_config(machines: Machines, out: Path, *, accumulate: int = 1, clip: float = 1.0) -> Path:
-    """Write accelerate's config into a run's folder, and name it."""
+    """Write accelerate's config into a run's folder, and name it. One that was changed by hand is left as it is."""
     out.mkdir(parents=True, exist_ok=True)
     path = out / CONFIG
-    head = "# Written by sifthinker; `accelerate launch --config_file` reads it.\n"
     config = accelerate_config(machines, accumulate=accumulate, clip=clip)
-    path.write_text(head + yaml.safe_dump(config, sort_keys=True), encoding="utf-8")
+    if path.is_file() and not _untouched(path.read_text(encoding="utf-8")):
+        logger.info("%s was changed by hand and is taken as it is; remove it to have it written anew.", path)
+        return path
+    body = yaml.safe_dump(config, sort_keys=True)
+    told = f"{_HEAD}{_digest(body)}\n{body}"
+    write_whole(path, lambda part: part.write_text(told, encoding="utf-8"))
     return path
 
 
+def _untouched(text: str) -> bool:
+    """Whether a config is as it was written."""
+    head, _, body = text.partition("\n")
+    return head == f"{_HEAD}{_digest(body)}"
+
+
+def _digest(body: str) -> str:
+    return hashlib.sha256(body.encode()).hexdigest()[:16]
+
+
 def command_of(arguments: Sequence[str], machines: Machines, config: Path) -> list[str]:
-    """The command line that starts `sifthinker ARGUMENTS` on such machines."""
+    """The command line that starts `sifthinker ARGUMENTS` on such machines; of several, on this one."""
     module = ["sifthinker.training", *arguments]
+    rank, address, port = (os.environ.get(name, PORT if name == NODE[2] else f"${name}") for name in NODE)
     if machines.gpu_gb is None and machines.processes > 1 and not machines.zero:
-        spread = ["--standalone", f"--nproc-per-node={machines.processes}"]
+        spread = ["--standalone"]
+        if machines.nodes > 1:
+            spread = [f"--nnodes={machines.nodes}", f"--node-rank={rank}"]
+            spread += [f"--master-addr={address}", f"--master-port={port}"]
+        spread.append(f"--nproc-per-node={machines.each}")
         return [sys.executable, "-m", "torch.distributed.run", *spread, "--module", *module]
     if machines.processes > 1 or machines.zero:
-        return [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), "--module", *module]
+        where = ["--config_file", str(config)]
+        if machines.nodes > 1:
+            where += ["--machine_rank", rank, "--main_process_ip", address, "--main_process_port", port]
+        return [sys.executable, "-m", "accelerate.commands.launch", *where, "--module", *module]
     return [sys.executable, "-m", *module]
 
 
@@ -92,6 +140,8 @@ def shown(command: Sequence[str]) -> str:
     """A command as a person types it."""
     words = ["python" if word == sys.executable else word for word in command]
     text = shlex.join(words)
+    for name in NODE:  # a variable is to stay one
+        text = re.sub(rf"'([^' ]*\${name})'", r"\1", text)
     text = text.replace("python -m accelerate.commands.launch", "accelerate launch")
     return text.replace("python -m torch.distributed.run", "torchrun").replace(
         "python -m sifthinker.training", "sifthinker"
@@ -103,6 +153,18 @@ def launched() -> bool:
     return "RANK" in os.environ
 
 
+def settle_on_cpu() -> None:
+    """One thread and one core for each of several processes of this machine: other work would push two onto one."""
+    import torch
+
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if torch.cuda.is_available() or here == 1:
+        return
+    torch.set_num_threads(1)
+    if here == os.cpu_count() and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {int(os.environ.get("LOCAL_RANK", "0"))})
+
+
 def take_one_gpu(settings: Any) -> None:
     """Have a trainer with these arguments take one GPU, also where its process sees several.
 
@@ -112,7 +174,17 @@ def take_one_gpu(settings: Any) -> None:
 
 
 def launch(command: Sequence[str], machines: Machines) -> int:
-    """Run a command to its end, and give its exit code."""
+    """Run a command to its end, and give its exit code.
+
+    Raises:
+        UsageError: it is for several machines, and nothing says which of them this is.
+    """
+    if machines.nodes > 1 and not all(name in os.environ for name in NODE[:2]):
+        raise UsageError(
+            f"This recipe is for {machines.nodes} machines: start the same command on each, with NODE_RANK (0 on the "
+            "first, then 1, …) and MASTER_ADDR (the first one's address) in its environment, and --out on a disk that "
+            "all of them see."
+        )
     extra = {}
     if machines.gpu_gb is None:
         extra = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"), **ALLOCATOR}

@@ -71,6 +71,7 @@ class Workload(BaseModel):
     full_logits: bool = Field(default=False, description="Whether a loss holds the answer's logits whole.")
     reference: bool = Field(default=False, description="A second copy of the weights, for a KL term without LoRA.")
     generation: Generation | None = None
+    answers: bool = Field(default=False, description="Whether it answers questions in between, to be scored.")
 
 
 class Part(BaseModel):
@@ -186,8 +187,7 @@ def _states(workload: Workload, shape: ModelShape, trainable: int) -> list[Part]
         master, gradient = (4 if mixed else 0), each
     parts.append(Part(name="weights", bytes=weights, why=why))
     if workload.zero == 3:
-        why = f"the largest block ({_count(shape.largest_block)} × {each} bytes) gathered, and the next one fetched"
-        parts.append(Part(name="gathered", bytes=2.0 * shape.largest_block * each, why=why))
+        parts.append(_gathered(workload, shape, each))
     if workload.reference:
         why = f"the start's weights for the KL term, {weight_share[1]}"
         parts.append(Part(name="reference", bytes=shape.parameters * each / weight_share[0], why=why))
@@ -199,6 +199,21 @@ def _states(workload: Workload, shape: ModelShape, trainable: int) -> list[Part]
     why = f"{_count(trainable)} × {kept} bytes: {' and '.join(held) or 'plain SGD keeps nothing'}"
     parts.append(Part(name="optimiser", bytes=trainable * kept / state_share[0], why=f"{why}, {state_share[1]}"))
     return parts
+
+
+def _gathered(workload: Workload, shape: ModelShape, each: int) -> Part:
+    """What ZeRO-3 brings together on a GPU at once: two blocks while it learns, or the whole model in between."""
+    engine = workload.generation.engine if workload.generation is not None else None
+    reasons = ["to be scored"] if workload.answers else []
+    reasons += ["to sample"] if engine == "transformers" else []
+    reasons += ["to hand vLLM the adapter's sum"] if engine not in (None, "transformers") and workload.lora else []
+    if reasons:
+        why = (
+            f"the whole model ({_count(shape.parameters)} × {each} bytes) on each GPU in between, {', '.join(reasons)}"
+        )
+        return Part(name="gathered", bytes=float(shape.parameters * each), why=why)
+    why = f"the largest block ({_count(shape.largest_block)} × {each} bytes) gathered, and the next one fetched"
+    return Part(name="gathered", bytes=2.0 * shape.largest_block * each, why=why)
 
 
 def _activations(workload: Workload, shape: ModelShape, tokens: int) -> list[Part]:

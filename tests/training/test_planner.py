@@ -66,6 +66,20 @@ def test_zero_3_divides_what_it_shards_and_gathers_one_block(shapes: dict[str, M
     assert made.tokens_per_step == 64 * made.sequence_tokens
 
 
+def test_zero_3_gathers_the_whole_model_wherever_it_answers(shapes: dict[str, ModelShape]) -> None:
+    base = {"model": QWEN3_8B, "gpus": 8, "gpu_gb": 80, "zero": 3}
+    whole = 8_767_123_696 * 2
+    sampling = Generation(engine="transformers", sequences=8, tokens=1000)
+    vllm = Generation(engine="vllm-colocate", sequences=8, tokens=1000)
+
+    def gathered(**more: object) -> float:
+        return plan(Workload.model_validate({**base, **more}), shapes[QWEN3_8B]).part("gathered").bytes
+
+    assert gathered(answers=True) == gathered(generation=sampling) == whole
+    assert gathered(generation=vllm, lora=LoraSize(rank=8)) == whole, "an adapter is merged for vLLM"
+    assert gathered(generation=vllm) < whole, "weights go to vLLM one by one"
+
+
 def test_full_training_without_sharding_does_not_fit_where_lora_does(shapes: dict[str, ModelShape]) -> None:
     full = plan(Workload(model=QWEN3_4B, gpu_gb=24), shapes[QWEN3_4B])
     trained = 4_437_815_808 - 415_347_712

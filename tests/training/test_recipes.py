@@ -10,7 +10,7 @@ from tuning import small_data, tiny_model
 
 from sifthinker.agent.cli import run as sifthinker
 from sifthinker.policy.errors import UsageError
-from sifthinker.training.launch import Machines, accelerate_config, command_of, shown, write_config
+from sifthinker.training.launch import NODE, Machines, accelerate_config, command_of, launch, shown, write_config
 from sifthinker.training.planner import plan
 from sifthinker.training.recipes import load_recipe, recipe_names
 from sifthinker.training.sft.cli import changed
@@ -140,6 +140,34 @@ def test_the_command_is_what_the_machines_need() -> None:
     sharded = shown(command_of(arguments, Machines(processes=2, zero=3), config))
     assert sharded.startswith("accelerate launch"), "sharding can be tried on the CPU"
     assert "mixed_precision" in accelerate_config(Machines())
+
+
+def test_on_several_machines_each_is_told_which_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in NODE:
+        monkeypatch.delenv(name, raising=False)
+    arguments, config = ["train", "sft", "x"], tmp_path / "accelerate.yaml"
+    gpus, cpus = Machines(processes=16, nodes=2, gpu_gb=80, zero=3), Machines(processes=4, nodes=2)
+    assert (gpus.each, accelerate_config(gpus)["num_machines"]) == (8, 2)
+    told = shown(command_of(arguments, gpus, config))
+    assert "--machine_rank $NODE_RANK --main_process_ip $MASTER_ADDR --main_process_port 29500 --module" in told
+    told = shown(command_of(arguments, cpus, config))
+    assert "--nnodes=2 --node-rank=$NODE_RANK --master-addr=$MASTER_ADDR --master-port=29500 --nproc-per-node=2" in told
+    with pytest.raises(UsageError, match="NODE_RANK"):
+        launch(command_of(arguments, gpus, config), gpus)
+    monkeypatch.setenv("NODE_RANK", "1")
+    monkeypatch.setenv("MASTER_ADDR", "10.0.0.1")
+    assert "--machine_rank 1 --main_process_ip 10.0.0.1" in shown(command_of(arguments, gpus, config))
+    with pytest.raises(ValueError, match="evenly"):
+        Machines(processes=3, nodes=2)
+
+
+def test_a_config_that_was_changed_by_hand_is_kept(tmp_path: Path) -> None:
+    path = write_config(Machines(processes=2), tmp_path)
+    assert yaml.safe_load(write_config(Machines(processes=4), tmp_path).read_text())["num_processes"] == 4
+    path.write_text(path.read_text().replace("same_network: true", "same_network: false"))
+    assert write_config(Machines(processes=8), tmp_path) == path
+    assert yaml.safe_load(path.read_text())["num_processes"] == 4
+    assert not yaml.safe_load(path.read_text())["same_network"]
 
 
 def test_fields_can_be_set_on_the_command_line() -> None:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,3 +48,25 @@ def test_two_processes_train_evaluate_and_resume(tmp_path: Path, capfd: pytest.C
     told = " ".join(capfd.readouterr().err.split())
     assert told.count("is complete") == 1, "one of them says it"
     assert lines(run / "samples.jsonl") == steps
+
+
+@pytest.mark.timeout(900)
+def test_the_same_command_on_two_machines_trains_one_adapter(tmp_path: Path) -> None:
+    """Two machines that are one: each has one process of the run, and reaches the first by its address."""
+    small_data(tmp_path)
+    tiny_model(tmp_path / "model")
+    recipe = small_recipe(tmp_path, machines={"processes": 2, "nodes": 2}, accumulate=1, epochs=1)
+    settings = json.loads(recipe.model_dump_json(exclude={"name"}))
+    file, run = tmp_path / "two.yaml", tmp_path / "run"
+    file.write_text(yaml.safe_dump({"trainer": "trl", **settings}), encoding="utf-8")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    line = [sys.executable, "-m", "sifthinker.training", "train", "sft", str(file), "--out", str(run)]
+    here = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    machines = [subprocess.Popen(line, env={**here, "NODE_RANK": str(rank)}) for rank in range(2)]
+    assert [machine.wait(timeout=600) for machine in machines] == [0, 0]
+    assert [step["rows"] for step in lines(run / "samples.jsonl")[:2]] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert load_policy(str(run / "policy")).profile.dialect == "sif"
+    config = yaml.safe_load((run / "accelerate.yaml").read_text(encoding="utf-8"))
+    assert (config["num_machines"], config["num_processes"]) == (2, 2)

@@ -19,7 +19,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainerState
 
 from sifthinker.policy.base import PolicyProfile
@@ -33,6 +32,7 @@ from sifthinker.training.grpo.rewards import build_rewards, load_judge
 from sifthinker.training.grpo.start import arguments, load_start
 from sifthinker.training.grpo.tables import RolloutTables, append
 from sifthinker.training.grpo.trainer import PROGRESS, FocusGRPOTrainer, everyone
+from sifthinker.training.launch import settle_on_cpu
 from sifthinker.training.rewards import ProgressMemory
 from sifthinker.training.sft.records import RunRecord, ship
 from sifthinker.training.sft.start import count_parameters, lora_config
@@ -54,7 +54,7 @@ def train(recipe: GrpoRecipe, out: Path) -> Path:
         DataError: no questions, or a damaged checkpoint.
     """
     first = int(os.environ.get("RANK", "0")) == 0
-    _settle_on_cpu()
+    settle_on_cpu()
     out.mkdir(parents=True, exist_ok=True)
     with saving(out, "The last whole checkpoint is kept. "), locked(out) if first else contextlib.nullcontext():
         return _train(recipe, out, first=first)
@@ -141,16 +141,6 @@ def _finish(record: RunRecord, out: Path, profile: PolicyProfile) -> None:
     checkpoint = checkpoints.latest(out / "checkpoints")
     assert checkpoint is not None, "the trainer saves after its last step"
     ship(record, out, profile, checkpoint, without=(PROGRESS,))
-
-
-def _settle_on_cpu() -> None:
-    """One thread and one core for each of several processes on the CPU: other work would push two onto one."""
-    count = int(os.environ.get("WORLD_SIZE", "1"))
-    if torch.cuda.is_available() or count == 1:
-        return
-    torch.set_num_threads(1)
-    if count == os.cpu_count() and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {int(os.environ.get("LOCAL_RANK", "0"))})
 
 
 class _Metrics(TrainerCallback):

@@ -31,6 +31,7 @@ from sifthinker.policy.errors import DataError
 from sifthinker.policy.files import write_whole
 from sifthinker.training.checkpoints import TORN
 from sifthinker.training.folders import locked, unwritable
+from sifthinker.training.launch import settle_on_cpu
 from sifthinker.training.scratch.batches import collate, encode, learnt
 from sifthinker.training.scratch.losses import Losses
 from sifthinker.training.scratch.model import build_model
@@ -290,11 +291,9 @@ def launch(recipe: ScratchRecipe, out: Path) -> None:
                 write_whole(out / "recipe.json", lambda part: part.write_text(told, encoding="utf-8"))
             except OSError as error:
                 raise unwritable(error, out) from error
-        torch.set_num_threads(1 if world > 1 else torch.get_num_threads())
+        settle_on_cpu()
         if world > 1:
             dist.init_process_group("gloo")
-            if world == os.cpu_count() and hasattr(os, "sched_setaffinity"):
-                os.sched_setaffinity(0, {rank})  # otherwise other work pushes two of them onto one core
         Trainer(recipe, out, rank, world).run()
         if world > 1:
             dist.destroy_process_group()

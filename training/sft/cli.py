@@ -152,9 +152,9 @@ def _require(recipe: SftRecipe) -> None:
     import torch
 
     found = torch.cuda.device_count()
-    if found < recipe.machines.processes:
+    if found < recipe.machines.each:
         raise SifthinkerError(
-            f"This recipe is for {recipe.machines.processes} GPU(s), and this machine has {found}: --dry-run shows its "
+            f"This recipe is for {recipe.machines.each} GPU(s), and this machine has {found}: --dry-run shows its "
             "plan; --processes N takes fewer (accumulate more to keep the samples of a step)."
         )
 
@@ -199,6 +199,10 @@ def show_command(console: Console, arguments: Sequence[str], machines: Machines,
         console.print(f"Command:\n  {shown(command)}", soft_wrap=True)
         return
     wrote = f"writes {config} and starts" if str(config) in command else "starts"
+    if machines.nodes > 1:
+        wrote += (
+            f", on each of {machines.nodes} machines, with $NODE_RANK (0 on the first) and $MASTER_ADDR (the first's)"
+        )
     console.print(f"Command:\n  {shown(typed)}\nIt {wrote}:\n  {shown(command)}", soft_wrap=True)
 
 

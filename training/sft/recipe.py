@@ -106,6 +106,7 @@ class SftRecipe(BaseModel):
             "lora": lora,
             "train_vision": self.train_vision,
             "dtype": "float32" if self.on_cpu or self.machines.precision == "no" else "bfloat16",
+            "answers": self.evaluation.questions > 0,
             "gpus": self.machines.processes,
             "gpu_gb": self.machines.gpu_gb,
             "zero": self.machines.zero,
