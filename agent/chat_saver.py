@@ -105,7 +105,7 @@ class ChatSaver(SqliteSaver):
 
 
 def _waiting(setup: Callable[[], None]) -> None:
-    """Make the tables, after whoever is making them: SQLite refuses to switch to its journal at once, and never waits."""
+    """Make the tables, after whoever is making them: SQLite does not wait to switch to its journal, it refuses."""
     until = time.monotonic() + WAIT_SECONDS
     while True:
         try:

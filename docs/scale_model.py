@@ -38,8 +38,11 @@ BATCH = 32
 PRICE_IN, PRICE_OUT = 0.20, 0.80
 """Dollars for a million tokens at a hosted server, without a discount for what it has cached."""
 
-# The question of `python tests/performance --only focus`: a photograph of 1024 × 768, looked at in four steps.
-IMAGE, CROPS, STEPS = 768, (252, 192, 120, 140), 4
+# The question of `python tests/performance --only focus`, a photograph of 1024 × 768 looked at in four steps, in tokens
+# of Qwen3-VL and at the sizes that a model as it comes is shown (`policy/profiles.py`): depth 518 pixels, crops 512 or
+# more.
+RGB, DEPTH, CROPS, STEPS = 768, 192, (252, 192, 208, 176), 4
+PICTURES = RGB + DEPTH
 OPENING, TURN, REPLY, SHORT_ANSWER = 210, 72, 48, 12
 GOES_ON = 0.4
 """Share of questions that mode adaptive takes on to tools."""
@@ -66,10 +69,10 @@ class Cost:
 
 def question(mode: str) -> Cost:
     """What a question costs in a mode."""
-    opening = 2 * IMAGE + OPENING
+    opening = PICTURES + OPENING
     if mode == "direct":
-        return Cost(opening, opening, SHORT_ANSWER, 2 * IMAGE)
-    internal = Cost(opening, opening, TURN * (STEPS + 1), 2 * IMAGE)
+        return Cost(opening, opening, SHORT_ANSWER, PICTURES)
+    internal = Cost(opening, opening, TURN * (STEPS + 1), PICTURES)
     if mode == "internal":
         return internal
     lengths = [opening]  # of the conversation before each turn
@@ -77,7 +80,7 @@ def question(mode: str) -> Cost:
         lengths.append(lengths[-1] + TURN + REPLY + crop)
     new = sum(CROPS) + STEPS * REPLY
     if mode == "tools":
-        return Cost(opening + new, sum(lengths), TURN * (STEPS + 1), 2 * IMAGE + sum(CROPS))
+        return Cost(opening + new, sum(lengths), TURN * (STEPS + 1), PICTURES + sum(CROPS))
     return internal.plus(Cost(new, sum(lengths), TURN * (STEPS + 1), sum(CROPS)), GOES_ON)
 
 
@@ -107,23 +110,23 @@ def kv_bytes(model: ModelShape) -> float:
 
 def encode_seconds(model: ModelShape, cost: Cost, gpu: Gpu) -> float:
     """Seconds of a GPU to encode what is new of a question."""
-    length = OPENING + 2 * IMAGE
+    length = OPENING + PICTURES
     attention = 2 * model.layers * model.heads * model.head_dim * length  # every token sees half of it, keys and values
     patches = cost.image_tokens * model.merge**2
-    pictures = 2 * seen(model) + 4 * model.vision_layers * model.vision_hidden * IMAGE * model.merge**2
+    pictures = 2 * seen(model) + 4 * model.vision_layers * model.vision_hidden * RGB * model.merge**2
     return (cost.encoded * (2 * weights(model) + attention) + patches * pictures) / (USED_FLOPS * gpu.flops)
 
 
 def batch(model: ModelShape, gpu: Gpu) -> int:
     """Questions that a GPU holds at once."""
-    length = sum((2 * IMAGE, OPENING, sum(CROPS), STEPS * REPLY, (STEPS + 1) * TURN))
+    length = sum((PICTURES, OPENING, sum(CROPS), STEPS * REPLY, (STEPS + 1) * TURN))
     room = 0.9 * gpu.memory_gb * 1e9 - 2.0 * model.parameters - 1e9
     return max(1, min(BATCH, int(room / (length * kv_bytes(model)))))
 
 
 def step_seconds(model: ModelShape, gpu: Gpu, count: int) -> float:
     """Seconds of one decoding step of so many conversations."""
-    length = 2 * IMAGE + OPENING + sum(CROPS) / 2 + TURN * STEPS / 2
+    length = PICTURES + OPENING + sum(CROPS) / 2 + TURN * STEPS / 2
     moved = 2.0 * weights(model) + count * length * kv_bytes(model)
     return max(moved / (USED_BANDWIDTH * gpu.bandwidth), 2 * weights(model) * count / (USED_FLOPS * gpu.flops))
 

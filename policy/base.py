@@ -54,6 +54,12 @@ class PolicyProfile(BaseModel):
         le=_MOST_PX,
         description="Longest edge of a crop shown, enlarged to it as well; None: as it is.",
     )
+    crop_min_px: int | None = Field(
+        default=None,
+        ge=1,
+        le=_MOST_PX,
+        description="Longest edge to which a smaller crop is enlarged, where there is no crop_px; None: as it is.",
+    )
     uses_depth_image: bool = Field(default=True, description="Whether the depth picture is shown to it.")
     domain: Told | None = Field(default=None, description="What it knows, if it knows one thing only ('block world').")
     notes: tuple[Told, ...] = Field(default=(), description="What whoever uses this policy should be told once.")
@@ -87,6 +93,8 @@ class PolicyProfile(BaseModel):
         longest_px = {"rgb": self.rgb_px, "depth": self.depth_px, "crop": self.crop_px}[kind]
         width, height = image_size
         longest = max(width, height)
+        if kind == "crop" and longest_px is None and self.crop_min_px is not None:
+            longest_px = self.crop_min_px if longest < self.crop_min_px else None
         if longest_px is None or (longest <= longest_px and kind != "crop"):
             return width, height
         scale, multiple = longest_px / longest, self.vision_patch_px or 1

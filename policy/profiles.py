@@ -39,6 +39,9 @@ _NAMES: tuple[tuple[str, str], ...] = (
     (r"qwen[-_]?2[-_.]?vl", "qwen2_vl"),
     (r"intern[-_]?vl", "internvl"),
 )
+_SHOWN = {"depth_px": 518, "crop_min_px": 512}
+"""What a model as it comes is shown. A depth picture has no more in it than the network that makes it sees, 518 pixels,
+and would cost as much as the photograph; a crop of a few pixels is enlarged, or a look closer would show no more."""
 # Qwen2.5-VL as published: patches of 14, merged 2 x 2, images from 4 to 16,384 tokens.
 _RESIZES = {"qwen2_5_vl": {"vision_patch_px": 28, "min_image_pixels": 4 * 28 * 28, "max_image_pixels": 16384 * 28 * 28}}
 
@@ -59,7 +62,7 @@ def profile_of_family(name: str, family: str, **declared: Any) -> PolicyProfile:
     Raises:
         UsageError: a field that does not exist or a value that cannot be.
     """
-    fields: dict[str, Any] = {"name": name, "family": family, **_RESIZES.get(family, {})}
+    fields: dict[str, Any] = {"name": name, "family": family, **_SHOWN, **_RESIZES.get(family, {})}
     if family in FAMILY_SPACES:
         fields["box_space"] = FAMILY_SPACES[family]
     elif "box_space" not in declared:

@@ -8,6 +8,9 @@ from types import ModuleType
 
 import pytest
 
+from sifthinker.policy.messages import ImageKind
+from sifthinker.policy.profiles import profile_of_family
+
 DOCS = Path(__file__).parents[2] / "docs"
 
 
@@ -34,7 +37,15 @@ def test_a_question_is_the_one_of_the_benchmark(scale: ModuleType) -> None:
     assert scale_model.STEPS == focus.STEPS
     assert scale_model.TURN == focus.TURN_TOKENS
     assert len(focus.OPENING) == scale_model.OPENING
-    assert tuple(width * height // 32**2 for width, height in focus.CROPS) == scale_model.CROPS
+    profile = profile_of_family("a model", "qwen3_vl", vision_patch_px=32, min_image_pixels=1)
+
+    def tokens(size: tuple[int, int], kind: ImageKind) -> int:
+        width, height = profile.resized_size(size, kind) or size
+        return width * height // 32**2
+
+    assert tuple(tokens(size, "crop") for size in focus.CROPS) == scale_model.CROPS
+    assert tokens((1024, 768), "rgb") == scale_model.RGB
+    assert tokens((1024, 768), "depth") == scale_model.DEPTH
     tools, internal = scale_model.question("tools"), scale_model.question("internal")
     assert tools.sent > 4 * tools.encoded > 4 * internal.encoded
     assert tools.written == internal.written

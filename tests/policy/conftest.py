@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from sifthinker.policy.base import PolicyProfile
 from sifthinker.policy.local import LocalPolicy
 from sifthinker.policy.messages import ImagePart, Message, message
 
@@ -67,7 +68,7 @@ def greedy() -> Callable[..., Any]:
 
 def reference(policy: LocalPolicy, messages: list[Message], count: int) -> tuple[Any, Any]:
     """Greedy decoding by transformers alone, from its own way of encoding."""
-    chat = [{"role": turn.role, "content": [_plain(part) for part in turn.parts]} for turn in messages]
+    chat = [{"role": turn.role, "content": [_plain(part, policy.profile) for part in turn.parts]} for turn in messages]
     inputs = policy.processor.apply_chat_template(
         chat, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
     )
@@ -76,10 +77,13 @@ def reference(policy: LocalPolicy, messages: list[Message], count: int) -> tuple
     return ids[0, inputs["input_ids"].shape[1] :], inputs
 
 
-def _plain(part: Any) -> dict[str, Any]:
-    return (
-        {"type": "image", "image": part.image} if isinstance(part, ImagePart) else {"type": "text", "text": part.text}
-    )
+def _plain(part: Any, profile: PolicyProfile) -> dict[str, Any]:
+    if not isinstance(part, ImagePart):
+        return {"type": "text", "text": part.text}
+    size = profile.shown_size(part.image.size, part.kind)
+    larger = max(size) > max(part.image.size)
+    image = part.image.resize(size, Image.Resampling.BICUBIC if larger else Image.Resampling.LANCZOS)
+    return {"type": "image", "image": part.image if size == part.image.size else image}
 
 
 @pytest.fixture

@@ -9,13 +9,13 @@ import pytest
 
 from sifthinker.policy.base import PolicyProfile
 from sifthinker.policy.errors import PolicyLoadError
-from sifthinker.policy.profiles import profile_of_folder
+from sifthinker.policy.profiles import profile_of_family, profile_of_folder
 
 FILE = "sifthinker.json"
 
 
 @pytest.mark.parametrize(
-    "field", ["rgb_px", "depth_px", "crop_px", "vision_patch_px", "min_image_pixels", "max_image_pixels"]
+    "field", ["rgb_px", "depth_px", "crop_px", "crop_min_px", "vision_patch_px", "min_image_pixels", "max_image_pixels"]
 )
 @pytest.mark.parametrize("value", [0, -1, 10**12, 1e300, "NaN", [4], "1e9"])
 def test_sizes_that_no_picture_should_be_brought_to_are_refused(field: str, value: object, tmp_path: Path) -> None:
@@ -28,6 +28,15 @@ def test_a_crop_is_never_enlarged_beyond_bounds() -> None:
     profile = PolicyProfile(name="p", crop_px=8000, vision_patch_px=1024)
     assert max(profile.shown_size((1, 1), "crop")) <= 8192
     assert max(profile.shown_size((8000, 160), "crop")) <= 8192
+
+
+def test_a_model_as_it_comes_is_shown_small_crops_enlarged_and_large_pictures_whole() -> None:
+    profile = profile_of_family("m", "qwen3_vl")
+    assert profile.shown_size((60, 40), "crop") == (512, 341)
+    assert profile.shown_size((1800, 900), "crop") == (1800, 900)
+    assert profile.shown_size((4000, 3000), "rgb") == (4000, 3000)
+    assert profile.shown_size((4000, 3000), "depth") == (518, 388)
+    assert profile_of_family("m", "qwen3_vl", crop_px=256, depth_px=None).shown_size((60, 40), "crop") == (256, 171)
 
 
 def test_its_words_cannot_steer_a_terminal(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def figures(repeat: int, *, photo_size: tuple[int, int] = (1024, 768)) -> Iterat
     rgb, depth = photo(photo_size, 1), photo(photo_size, 2)
     crops = [photo(size, 3 + index) for index, size in enumerate(CROPS)]
     with TemporaryDirectory() as folder:
-        ours = tiny_qwen3_vl(Path(folder))
+        ours = tiny_qwen3_vl(Path(folder), depth_px=None, crop_min_px=None)  # the simple version resizes nothing
         uncached = LocalPolicy(ours.model, ours.processor, ours.profile, cache_bytes=0)
         found = rounds(
             repeat,
