@@ -22,6 +22,7 @@ from sifthinker.training import checkpoints
 from sifthinker.training.card import TRAINING_FILE, write_card
 from sifthinker.training.folders import locked, saving
 
+CARD = "README.md"
 DTYPES = ("bfloat16", "float16", "float32")
 
 
@@ -62,6 +63,10 @@ def merge(
     model, processor, profile = _loaded(folder, adapter=adapter, dtype=dtype, base=base)
     profile = _shipped(profile, folder, name or out.name)
     merged = f"Its adapter was merged into weights of {_dtype_of(model)}." if adapter else None
+    # a training from scratch tells of itself in its card alone
+    own_card = not adapter and not (folder / TRAINING_FILE).is_file() and (folder / CARD).is_file()
+    if own_card and scores is not None:
+        raise UsageError(f"{folder} has a card and no record to write another from: leave --scores out.")
     staging = out.with_name(f".{out.name}.merging")
     with saving(out), locked(staging, doing="merging"):
         try:
@@ -72,7 +77,10 @@ def merge(
             write_profile(part, profile)
             if (folder / TRAINING_FILE).is_file():
                 shutil.copyfile(folder / TRAINING_FILE, part / TRAINING_FILE)
-            write_card(part, profile.name, scores=scores, merged=merged)
+            if own_card:
+                shutil.copyfile(folder / CARD, part / CARD)
+            else:
+                write_card(part, profile.name, scores=scores, merged=merged)
             if out.exists():
                 out.rmdir()
             os.replace(part, out)

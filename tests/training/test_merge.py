@@ -16,7 +16,7 @@ from tuning import small_data, small_recipe, tiny_model
 from sifthinker.agent.cli import run as sifthinker
 from sifthinker.policy.boxes import BoxSpace
 from sifthinker.policy.files import beside
-from sifthinker.policy.load import load_policy
+from sifthinker.policy.load import EMBEDDED, load_policy
 from sifthinker.policy.messages import ImagePart, Message, message
 from sifthinker.training.folders import locked
 from sifthinker.training.sft.run import train
@@ -100,6 +100,16 @@ def test_the_card_is_written_from_the_run_s_own_records(place: Path, tmp_path: P
         assert said in card
     assert str(place) not in card
     assert load_policy(str(out)).profile.name == "Seer"
+
+
+def test_a_policy_that_was_trained_from_scratch_keeps_its_card(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["merge", str(EMBEDDED), "--out", str(tmp_path / "out")]
+    assert sifthinker([*line, "--scores", "scores.json"]) == 2
+    assert "leave --scores out" in capsys.readouterr().err
+    assert sifthinker(line) == 0
+    assert (tmp_path / "out/README.md").read_bytes() == (EMBEDDED / "README.md").read_bytes()
 
 
 def test_a_checkpoint_can_be_merged_and_a_full_folder_is_refused(

@@ -60,6 +60,12 @@ def test_a_run_without_a_checkpoint_cannot_be_exported(tmp_path: Path, capsys: p
 
 
 @pytest.mark.slow
+def test_a_run_of_trl_is_not_exported_but_merged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run.json").write_text("{}")
+    assert run(["train", "export", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    assert f"sifthinker merge {tmp_path} --out" in capsys.readouterr().err
+
+
 def test_two_processes_train_together_and_leave_a_policy(tmp_path: Path) -> None:
     recipe = tmp_path / "tiny.yaml"
     recipe.write_text(

@@ -51,6 +51,11 @@ def export_policy(run: Path, out: Path, *, ema: bool = True, scores: Path | None
         UsageError: the run has no checkpoint. DataError: it is damaged, or the folder cannot be written.
     """
     path = run / "checkpoint.pt"
+    if not path.is_file() and (run / "run.json").is_file():
+        raise UsageError(
+            f"{run} is no training from scratch: its policy is {run / 'policy'}, or `sifthinker merge {run} --out "
+            "FOLDER` puts its adapter into the weights."
+        )
     if not path.is_file():
         raise UsageError(f"No checkpoint in {str(run)!r}: it is written a few minutes after training has begun.")
     try:
