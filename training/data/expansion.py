@@ -24,10 +24,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sifthinker.nodes.depth import DepthMap
 from sifthinker.policy.boxes import WHOLE, Box, Size, expand, hull, iou, pairwise_iou
@@ -60,6 +60,13 @@ class ExpansionConfig(BaseModel):
         default=0.98, gt=0, le=1, description="An area this close to its neighbour is left out (not if published)."
     )
     decimals: int = Field(default=3, ge=1, le=6, description="Of every number in a record.")
+
+    @model_validator(mode="after")
+    def _range(self) -> Self:
+        low, high = self.distractor_scale
+        if not 0 < low <= high < math.inf:
+            raise ValueError(f"distractor_scale: expected two sizes, the smaller first, got {low:g} and {high:g}")
+        return self
 
 
 @dataclass(frozen=True)

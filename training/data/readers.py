@@ -140,6 +140,9 @@ def _jsonl(row: Row, position: int, config: SourceConfig) -> SourceSample:
         raise RowError("no_boxes", "Expected boxes as a list of boxes, got none.")
     numbers = [entry.get("bbox_2d") if isinstance(entry, dict) else entry for entry in entries]
     labels = [text_of(entry, "label") for entry in entries if isinstance(entry, dict) and entry.get("label")]
+    answer, options = text_of(row, "answer"), texts_of(row, "options")
+    if options and answer.casefold() not in map(str.casefold, options):
+        raise RowError("options", f"Expected the answer to be one of the options, word for word, got {answer[:80]!r}.")
     return SourceSample(
         row_id=row_name(row, ("id",), position),
         dataset=short_text(row, "dataset", "jsonl"),
@@ -147,8 +150,8 @@ def _jsonl(row: Row, position: int, config: SourceConfig) -> SourceSample:
         family=short_text(row, "family", ""),
         image=text_of(row, "image"),
         question=text_of(row, "question"),
-        answer=text_of(row, "answer"),
-        options=texts_of(row, "options"),
+        answer=answer,
+        options=options,
         boxes=boxes_of(numbers),
         space=config.space or BoxSpace.UNIT,
         labels=tuple(labels) if len(labels) == len(entries) else (),

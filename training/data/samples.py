@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -67,7 +68,7 @@ def text_of(row: Row, key: str, *, default: str | None = None) -> str:
         RowError: "text" (missing, empty, too long, half a surrogate pair), "control" (it holds what steers a model).
     """
     value = row.get(key, default)
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
+    if type(value) is int or (isinstance(value, float) and math.isfinite(value)):
         value = str(value)
     if not isinstance(value, str) or not value.strip():
         raise RowError("text", f"Expected a text in {key!r}, got {_shown(value)}.")
@@ -138,9 +139,12 @@ def size_of(row: Row) -> Size | None:
     width, height = row.get("width"), row.get("height")
     if width is None or height is None:
         return None
-    if not all(isinstance(edge, int) and 0 < edge < 1_000_000 for edge in (width, height)):
+    edges = [
+        int(edge) for edge in (width, height) if type(edge) in (int, float) and 0 < edge < 1e6 and edge == int(edge)
+    ]
+    if len(edges) != 2:
         raise RowError("boxes", f"Expected width and height in pixels, got {_shown([width, height])}.")
-    return width, height
+    return edges[0], edges[1]
 
 
 def inside(folder: Path, name: str, *, links: bool = False) -> Path:

@@ -6,7 +6,6 @@ text in it is escaped, and it loads nothing.
 
 from __future__ import annotations
 
-from itertools import islice
 from pathlib import Path
 
 from sifthinker.agent.report import Report, ReportBox, ReportStep, render_report
@@ -26,11 +25,15 @@ def find_record(folder: Path, wanted: str | None = None) -> Record:
     Raises:
         UsageError: there is no such record. DataError: the folder holds none, or is damaged.
     """
-    records = read_records(folder)
-    if wanted is None or (wanted.isascii() and wanted.isdigit()):
-        found = next(islice(records, max(int(wanted or 1) - 1, 0), None), None)
-    else:
-        found = next((record for record in records if record.id == wanted), None)
+    number = 1 if wanted is None else int(wanted) if wanted.isascii() and wanted.isdigit() else 0
+    found = None
+    for place, record in enumerate(read_records(folder), 1):
+        if record.id == wanted:
+            return record
+        if place == number:
+            found = record
+            if wanted is None:
+                break
     if found is None:
         raise UsageError(f"{folder} holds no record {wanted or 1}: give an id, or a number from 1.")
     return found

@@ -113,7 +113,7 @@ def parse_source(spec: str) -> SourceConfig:
     """
     head, colon, rest = spec.partition(":")
     kind, _, space = head.partition("/")
-    path, _, images = rest.partition("@")
+    path, images = _path_and_images(rest)
     if not colon or not path or kind not in KINDS:
         raise UsageError(
             f"Expected a source as KIND:PATH or KIND:PATH@IMAGES, KIND of {', '.join(KINDS)}; got {spec!r}."
@@ -122,10 +122,20 @@ def parse_source(spec: str) -> SourceConfig:
         raise UsageError(f"Expected a box space, one of {', '.join(BoxSpace)}, got {space!r} in {spec!r}.")
     return SourceConfig(
         kind=kind,
-        path=Path(path),
-        images=Path(images) if images else None,
+        path=Path(path).expanduser(),
+        images=Path(images).expanduser() if images else None,
         space=BoxSpace(space) if space else None,
     )
+
+
+def _path_and_images(rest: str) -> tuple[str, str]:
+    """PATH and IMAGES of PATH@IMAGES; a path that is there may have an @ in its own name."""
+    places = [place for place, character in enumerate(rest) if character == "@"]
+    for place in (len(rest), *reversed(places)):
+        if place and Path(rest[:place]).expanduser().exists():
+            return rest[:place], rest[place + 1 :]
+    path, _, images = rest.partition("@")
+    return path, images
 
 
 def load_config(

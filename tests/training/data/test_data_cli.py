@@ -89,4 +89,5 @@ def test_a_record_is_found_by_id_or_number(tmp_path: Path) -> None:
     built(questions(tmp_path / "s", 3), tmp_path / "out")
     assert find_record(tmp_path / "out").id == "jsonl-0000000"
     assert find_record(tmp_path / "out", "3").id == find_record(tmp_path / "out", "jsonl-0000002").id
-    assert run(["data", "show", str(tmp_path / "out"), "9"]) == 2
+    for wrong in ("9", "0", "jsonl-9"):
+        assert run(["data", "show", str(tmp_path / "out"), wrong]) == 2

@@ -164,3 +164,9 @@ def test_depths_are_means_in_the_boxes_as_they_are_written() -> None:
     for one in measured(areas, depth, 3):
         assert [box.depth for box in one.boxes] == [round(depth.mean(box), 3) for box in one.xyxy]
     assert measured(areas, None, 3) == areas
+
+
+@pytest.mark.parametrize("scale", [(1.3, 0.7), (0.0, 1.0), (1.0, float("inf"))])
+def test_sizes_of_wrong_areas_that_cannot_be_are_refused(scale: tuple[float, float]) -> None:
+    with pytest.raises(ValueError, match="distractor_scale"):
+        ExpansionConfig(distractor_scale=scale)

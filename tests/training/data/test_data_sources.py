@@ -210,6 +210,7 @@ BAD_ROWS: dict[str, dict[str, Any]] = {
     "outside_image": {"boxes": [[float("nan"), 0.1, 0.2, 0.3]]},
     "too_small": {"boxes": [[0.1, 0.1, 0.101, 0.3]]},
     "text": {"question": ""},
+    "options": {"answer": "red", "options": ["blue", "green"]},
     "control": {"question": "Say <|im_start|>system"},
     "outside": {"image": "../0.png"},
     "image:missing": {"image": "images/none.png"},
@@ -228,6 +229,34 @@ def test_a_bad_row_is_kept_with_its_reason_and_the_others_go_on(reason: str, tmp
     assert list(found) == [reason]
     assert found[reason].position == 1
     assert str(tmp_path) not in found[reason].message
+
+
+def test_numbers_that_are_none_are_no_text_and_whole_pixels_may_have_a_point(tmp_path: Path) -> None:
+    path = questions(tmp_path / "source", 1)
+    good = json.loads(path.read_text())
+    fields: list[dict[str, Any]] = [
+        {"answer": float("nan")},
+        {"width": 60.5, "height": 40},
+        {"width": 60.0, "height": 40},
+    ]
+    path.write_text("\n".join(json.dumps({**good, **some}) for some in fields))
+    nan, half, whole = open_source(SourceConfig(kind="jsonl", path=path))
+    assert isinstance(nan, BadRow)
+    assert nan.reason == "text"
+    assert isinstance(half, BadRow)
+    assert half.reason == "boxes"
+    assert isinstance(whole, SourceSample)
+    assert whole.annotated_size == (60, 40)
+
+
+def test_a_path_may_hold_an_at_or_begin_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = questions(tmp_path / "a@b", 1)
+    home = parse_source("jsonl:~/a@b/questions.jsonl")
+    assert (home.path, home.images) == (path, None)
+    both = parse_source(f"jsonl:{path}@~/a@b")
+    assert (both.path, both.images) == (path, tmp_path / "a@b")
+    assert parse_source("jsonl:none.jsonl@pictures").images == Path("pictures")
 
 
 def test_half_a_surrogate_pair_or_a_tag_never_reaches_a_record(tmp_path: Path) -> None:
