@@ -15,15 +15,20 @@ from typing import Any, cast
 import yaml
 
 from sifthinker.agent.api import ask_stream
+from sifthinker.agent.config import focus_config
 from sifthinker.agent.console import FocusConsole, write_json
 from sifthinker.agent.result import FocusResult
-from sifthinker.nodes.context import Mode
+from sifthinker.nodes.context import FocusConfig, Mode
 from sifthinker.nodes.images import ImageLimits
 from sifthinker.policy.base import Policy
 from sifthinker.policy.errors import PolicyError, UsageError
 from sifthinker.policy.load import load_policy
 
 STANDARD_INPUT = "-"
+RUN_SETTINGS = frozenset(FocusConfig.model_fields) - {
+    "mode", "limits", "interrupt_on_focus", "always_go_on", "max_images"
+}  # fmt: skip
+"""What --set may say of a run, beside the options of its policy (to whom max_images belongs, too)."""
 _SECRET = re.compile(r"^((?:--set=)?api_key)=.*", re.DOTALL)
 
 
@@ -38,7 +43,7 @@ class Request:
     mode: str = "tools"
     depth: str | None = None
     settings: Sequence[str] = field(default=())
-    """`KEY=VALUE` for the policy's loader."""
+    """`KEY=VALUE` for the run (`RUN_SETTINGS`) and the policy's loader."""
     tools: Sequence[str] = field(default=())
     """Names of visual tools."""
 
@@ -90,9 +95,24 @@ def answer_request(request: Request, *, as_json: bool, save: Path | None) -> Non
 
 
 def chosen_policy(name: str, settings: Sequence[str]) -> str | Policy:
-    """The policy of a name; with settings it is loaded here, else the agent loads it by its name."""
+    """The policy of a name; with settings of its own it is loaded here, else the agent loads it by its name."""
     without_bars(name)
-    return load_policy(name, **read_settings(settings)) if settings else name
+    own = {key: value for key, value in read_settings(settings).items() if key not in RUN_SETTINGS}
+    if "call_timeout" in own:
+        raise UsageError("--set call_timeout: a run says how long a call may take; give --set call_timeout_s=SECONDS.")
+    return load_policy(name, **own) if own else name
+
+
+def run_settings(settings: Sequence[str]) -> dict[str, Any]:
+    """The settings that are the run's, as `create_focus_agent` takes them.
+
+    Raises:
+        UsageError: one is not of the form KEY=VALUE, or has a value that cannot be.
+    """
+    own = {key: value for key, value in read_settings(settings).items() if key in RUN_SETTINGS}
+    if own:
+        focus_config(**own)
+    return own
 
 
 def without_bars(name: str) -> None:
@@ -129,6 +149,7 @@ def _run(request: Request, console: FocusConsole | None) -> FocusResult:
     """Ask, and show the events where there is a console."""
     arguments: dict[str, Any] = {
         "options": list(request.options),
+        **run_settings(request.settings),
         "policy": chosen_policy(request.policy, request.settings),
         "mode": cast(Mode, request.mode),
         "depth": request.depth,

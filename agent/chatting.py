@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import cast
 
-from sifthinker.agent.asking import chosen_policy
+from sifthinker.agent.asking import chosen_policy, run_settings
 from sifthinker.agent.chat import PAUSED_PROMPT, PROMPT, Chat
 from sifthinker.agent.console import FocusConsole
 from sifthinker.agent.graph import create_focus_agent
@@ -45,6 +45,7 @@ def run_chat(
                 checkpointer=history.checkpointer,
                 images=history.images,
                 tools=tools,
+                **run_settings(settings),
             )
         chat = Chat(agent, console, thread_id=thread_id, mode=cast(Mode, mode), confirm=confirm)
         _greet(console, history, agent.context.policy.profile)

@@ -14,7 +14,8 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
-        help="An option of the policy, once for each: device=cuda:1, dtype=bfloat16, adapter=./lora, …",
+        help="An option of the policy or of the run, once for each: device=cuda:1, dtype=bfloat16, adapter=./lora, "
+        "max_steps=4, call_timeout_s=300, …",
         metavar="KEY=VALUE",
     ),
 ]

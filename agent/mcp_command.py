@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from sifthinker.agent.asking import chosen_policy
+from sifthinker.agent.asking import chosen_policy, run_settings
 from sifthinker.agent.config import focus_config
 from sifthinker.agent.extras import needing
 from sifthinker.agent.focus_agent import FocusAgent
@@ -61,7 +61,8 @@ def run_mcp(
     chosen = find_tools(tools)
 
     def make() -> FocusAgent:
-        return create_focus_agent(chosen_policy(policy, settings), depth=depth, mode=cast(Mode, mode), tools=chosen)
+        asked = chosen_policy(policy, settings)
+        return create_focus_agent(asked, depth=depth, mode=cast(Mode, mode), tools=chosen, **run_settings(settings))
 
     server = focus_server(make, folders=folders)
     if http is not None:

@@ -104,7 +104,7 @@ def make_agent(
     """The agent that answers the page, its conversations in memory."""
     from langgraph.checkpoint.memory import InMemorySaver
 
-    from sifthinker.agent.asking import chosen_policy
+    from sifthinker.agent.asking import chosen_policy, run_settings
     from sifthinker.agent.graph import create_focus_agent
     from sifthinker.nodes.context import Mode
     from sifthinker.nodes.images import MemoryImageStore
@@ -116,6 +116,7 @@ def make_agent(
         checkpointer=InMemorySaver(),
         images=MemoryImageStore(image_bytes),
         tools=tools,
+        **run_settings(settings),
     )
 
 

@@ -143,6 +143,8 @@ def test_a_bad_image_is_one_sentence(run: Run, tmp_path: Path, name: str, data: 
         (["PHOTO", "What?", "--mode", "zoom"], 2, "'direct', 'internal', 'tools'"),
         (["PHOTO", "What?", "--depth", "image:x.png"], 2, "near"),
         (["PHOTO", "What?", "--set", "device"], 2, "--set KEY=VALUE"),
+        (["PHOTO", "What?", "--set", "max_steps=-1"], 2, "max_steps"),
+        (["PHOTO", "What?", "--set", "call_timeout=9"], 2, "call_timeout_s=SECONDS"),
         (["PHOTO", "What?", "--save", "PHOTO"], 2, "is a file"),
         (["PHOTO", "What?", "--save", "/proc/nowhere/run"], 2, "cannot be made"),
     ],
@@ -155,6 +157,23 @@ def test_wrong_use_and_missing_things_are_one_sentence(
     assert out == ""
     assert said in err
     assert one_sentence(err)
+
+
+def test_set_reaches_the_run(run: Run, photo: str) -> None:
+    line = ["ask", photo, "Which one?", "--depth", "none", "--json"]
+    for settings, crops in (([], 2), (["--set", "whole_share=0.01"], 0)):
+        code, out, err = run(*line, *settings)
+        assert code == 0, err
+        assert sum(step["crop_size"] is not None for step in json.loads(out)["steps"]) == crops
+
+
+def test_what_set_does_not_say_of_the_run_reaches_the_policy(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, object] = {}
+    monkeypatch.setattr(asking, "load_policy", lambda name, **options: seen.update(options))
+    asking.chosen_policy("./p", ["device=cpu", "call_timeout_s=300", "max_images=4"])
+    assert seen == {"device": "cpu", "max_images": 4}
+    assert asking.chosen_policy("./p", ["call_timeout_s=300"]) == "./p"
+    assert asking.run_settings(["device=cpu", "call_timeout_s=300"]) == {"call_timeout_s": 300}
 
 
 def test_an_unknown_policy_names_the_known_forms(photo: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sifthinker.agent import create_focus_agent
-from sifthinker.agent.asking import chosen_policy
+from sifthinker.agent.asking import chosen_policy, run_settings
 from sifthinker.agent.console import FocusConsole, write_json
 from sifthinker.policy.calibration import Calibration
 from sifthinker.policy.calibration_store import identity_of, keep_calibration
@@ -50,7 +50,9 @@ def run_calibrate(
     questions = limited(source.questions(), limit)
     if any(question.kind != "text" for question in questions):
         raise UsageError(f"{source.name} asks for places: calibrate on questions that are answered in words.")
-    agent = create_focus_agent(chosen_policy(policy, settings), depth=depth, mode="adaptive", always_go_on=True)
+    agent = create_focus_agent(
+        chosen_policy(policy, settings), depth=depth, mode="adaptive", always_go_on=True, **run_settings(settings)
+    )
     sha256 = data_digest(source, questions)
     journal = journal_path(agent, sha256, seed)
     from rich.console import Console
