@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
@@ -76,6 +76,15 @@ class View:
         self.told_by = told_by  # kept, so that its id stays its own while this view is remembered
         self._max_crops = max_crops
         self._crops: OrderedDict[tuple[Box, int], tuple[Image.Image, Box]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy, or a view in another process, needs: neither the lock nor the network that told the depth."""
+        return {name: value for name, value in vars(self).items() if name != "_lock"} | {"told_by": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take that up, with a lock of its own."""
+        vars(self).update(state)
         self._lock = threading.Lock()
 
     @property

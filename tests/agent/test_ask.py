@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import io
+import pickle
 
 import numpy as np
 import pytest
@@ -187,6 +189,15 @@ def test_the_result_shows_its_crops_and_draws_itself():
     page = result._repr_html_()
     assert page.startswith("<iframe srcdoc=")
     assert "<script>?" not in page
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda result: pickle.loads(pickle.dumps(result))])
+def test_a_result_can_be_copied_and_sent_to_another_process(copied):
+    result = ask(IMAGE, "Which?", policy=policy(), depth=DepthMap(np.full((60, 80), 0.4, dtype=np.float32)))
+    again = copied(result)
+    assert again.to_dict() == result.to_dict()
+    assert [crop.tobytes() for crop in again.steps[1].crops] == [crop.tobytes() for crop in result.steps[1].crops]
+    assert again._repr_html_() == result._repr_html_()
 
 
 def test_special_words_in_a_question_stay_words():
