@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from operator import itemgetter
@@ -17,7 +17,7 @@ from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
-from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
+from langchain_core.runnables import Runnable, RunnableGenerator, RunnableMap, RunnablePassthrough
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 from langchain_core.utils.pydantic import is_basemodel_subclass
@@ -25,7 +25,14 @@ from pydantic import BaseModel, Field
 
 from sifthinker.policy.base import Completion, Policy
 from sifthinker.policy.chat_messages import policy_messages
-from sifthinker.policy.chat_tools import CallReader, call_chunks, format_words, instructed, tool_words
+from sifthinker.policy.chat_tools import (
+    CallReader,
+    ThinkingLeftOut,
+    call_chunks,
+    format_words,
+    instructed,
+    tool_words,
+)
 from sifthinker.policy.errors import UsageError
 from sifthinker.policy.load import load_policy
 from sifthinker.policy.messages import Message
@@ -215,9 +222,10 @@ class FocusChatModel(BaseChatModel):
             parser = PydanticOutputParser(pydantic_object=schema)
         else:
             parser = JsonOutputParser()
+        spoken = RunnableGenerator(_spoken, _aspoken)
         if not include_raw:
-            return model | parser
-        parsed = RunnablePassthrough.assign(parsed=itemgetter("raw") | parser, parsing_error=lambda _: None)
+            return model | spoken | parser
+        parsed = RunnablePassthrough.assign(parsed=itemgetter("raw") | spoken | parser, parsing_error=lambda _: None)
         failed = RunnablePassthrough.assign(parsed=lambda _: None)
         return RunnableMap(raw=model) | parsed.with_fallbacks([failed], exception_key="parsing_error")
 
@@ -266,6 +274,19 @@ class _Call:
     arguments: dict[str, Any]
     reader: CallReader | None
     """Finds the calls of tools in what is written; None where there are no tools."""
+
+
+def _spoken(messages: Iterator[AIMessage]) -> Iterator[AIMessageChunk]:
+    """A reply's pieces without the thinking before it."""
+    reader = ThinkingLeftOut()
+    for message in messages:
+        yield AIMessageChunk(content=reader.feed(message.text))
+
+
+async def _aspoken(messages: AsyncIterator[AIMessage]) -> AsyncIterator[AIMessageChunk]:
+    reader = ThinkingLeftOut()
+    async for message in messages:
+        yield AIMessageChunk(content=reader.feed(message.text))
 
 
 def _name_of(policy: str | Policy) -> str:

@@ -22,6 +22,7 @@ from sifthinker.policy.errors import UsageError
 from sifthinker.policy.messages import Message, Part, TextPart
 
 CALL_OPEN, CALL_CLOSE = "<tool_call>", "</tool_call>"
+THINKING = ("<think>", "</think>")
 _FENCED = re.compile(r"\A```(?:json)?\s*\n(.*?)\n?```\Z", re.DOTALL)
 _BARE = ("{", "`")
 """How an answer begins that may be a call without its tags."""
@@ -74,6 +75,26 @@ def instructed(messages: Sequence[Message], words: str) -> list[Message]:
         parts: tuple[Part, ...] = (*messages[0].parts, TextPart(f"\n\n{words}"))
         return [Message("system", parts), *messages[1:]]
     return [Message("system", (TextPart(words),)), *messages]
+
+
+class ThinkingLeftOut:
+    """Takes pieces of a reply, and gives it without the thinking that some models put before it in <think> tags."""
+
+    def __init__(self) -> None:
+        self._held: str | None = ""  # None: the thinking is over, or there is none
+
+    def feed(self, piece: str) -> str:
+        """What of the reply is known so far and has not been given yet."""
+        if self._held is None:
+            return piece
+        held = self._held + piece
+        bare = held.lstrip()
+        if not bare.startswith(THINKING[0]) and not THINKING[0].startswith(bare):
+            self._held = None
+            return held
+        _, end, rest = held.partition(THINKING[1])
+        self._held = None if end else held
+        return rest.lstrip()
 
 
 def call_words(said: AIMessage) -> str:

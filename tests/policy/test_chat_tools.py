@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from pydantic import BaseModel
 from scripted import ScriptedPolicy
 
 from sifthinker.policy.chat_model import FocusChatModel
-from sifthinker.policy.chat_tools import CallReader
+from sifthinker.policy.chat_tools import CallReader, ThinkingLeftOut
 from sifthinker.policy.errors import UsageError
 
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"place": "Kraków"}}\n</tool_call>'
@@ -163,6 +164,25 @@ def test_a_structured_answer_is_an_object_of_its_schema() -> None:
     assert "one JSON object and nothing else" in told
     assert '"letters"' in told
     assert chat.with_structured_output(Sign.model_json_schema()).invoke("And?") == {"text": "OPEN", "letters": 4}
+
+
+def test_what_a_model_thinks_first_is_no_part_of_the_object() -> None:
+    said = ' <think>Is it {"text": "SHUT"}? No.</think>\n{"text": "OPEN", "letters": 4}'
+    chat, _ = model(said)
+    asked = chat.with_structured_output(Sign)
+    assert asked.invoke("What does it say?") == Sign(text="OPEN", letters=4)
+    assert asyncio.run(asked.ainvoke("What does it say?")) == Sign(text="OPEN", letters=4)
+    assert list(asked.stream("What does it say?"))[-1] == Sign(text="OPEN", letters=4)
+    raw = chat.with_structured_output(Sign, include_raw=True).invoke("What does it say?")
+    assert raw["parsed"] == Sign(text="OPEN", letters=4)
+    assert raw["raw"].content == said
+
+
+@given(st.text(alphabet='<think>/{}" ', max_size=60), st.integers(1, 9))
+def test_thinking_is_left_out_however_the_text_is_cut(text: str, pieces: int) -> None:
+    whole, cut = ThinkingLeftOut().feed(text), ThinkingLeftOut()
+    parts = "".join(cut.feed(text[at : at + pieces]) for at in range(0, len(text), pieces))
+    assert parts.split() == whole.split()
 
 
 def test_an_answer_that_keeps_to_no_schema_is_told_and_can_be_had_raw() -> None:
