@@ -47,6 +47,7 @@ class Chat:
         self._new_image: Image.Image | None = None  # named, but not asked about yet
         self._image_name = ""
         self._options: Sequence[str] = ()
+        self._unanswered = False  # a question of an earlier chat, which could not be gone on with
         self._stands_again = False  # an answer that a fork had left, which was given up; to be told
         self._commands: dict[str, Callable[[str], None]] = {
             "image": self.use_image,
@@ -94,6 +95,8 @@ class Chat:
         """Answer a question about the image at hand, showing each step; an unfinished one is not remembered."""
         if self._new_image is None and not self._messages():
             raise UsageError("There is no image yet: name one with /image PATH.")
+        if self._unanswered:
+            self._forget_unanswered()
         parts = self.agent.ask_stream(
             question, image=self._new_image, options=self._options, thread_id=self._thread_id, mode=self.mode
         )
@@ -116,11 +119,23 @@ class Chat:
             self.console.say(f"The last was: {asked[-1].text}")
         if self.agent.get_state(self._config).next:
             self.console.say("It was not answered yet; going on with it.")
-            self._show(self.agent.resume(self._thread_id))
+            self._finish_unanswered()
         elif (result := self.last_result()) is not None:
             self.console.say(f"The answer was: {result.answer or 'none'}")
         if self._take_forgotten_image():
             self.console.say("The image is the one that was named last.")
+
+    def _finish_unanswered(self) -> None:
+        """Go on with a question that an earlier chat left; one that fails again is left as it was."""
+        try:
+            self._show(self.agent.resume(self._thread_id))
+            return
+        except (SifthinkerError, OSError) as error:
+            self.console.trouble(str(error))
+        except KeyboardInterrupt:
+            self.console.say()
+        self._unanswered = True
+        self.console.note("It stays unanswered: --resume tries again later, the next question takes its place.")
 
     def last_result(self) -> FocusResult | None:
         """What the last question came to."""
@@ -265,7 +280,7 @@ class Chat:
 
     def _forget_unanswered(self) -> None:
         """Give up a question that failed or was stopped."""
-        self.paused = None
+        self.paused, self._unanswered = None, False
         self._stands_again = forget_unanswered(self.agent, self._thread_id)
         self._take_forgotten_image()
 

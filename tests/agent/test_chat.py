@@ -248,6 +248,36 @@ def test_a_killed_answer_is_finished_when_the_conversation_is_resumed(chat: Call
     assert policy.calls == 1
 
 
+def test_a_policy_that_is_away_when_a_conversation_is_resumed_shuts_nobody_out(
+    chat: Callable[..., str], tmp_path: Path
+) -> None:
+    pytest.importorskip("langgraph.checkpoint.sqlite")
+
+    def killed(messages: object) -> str:
+        raise SystemExit(137)
+
+    def unreachable(messages: object) -> str:
+        raise PolicyUnavailable("The policy could not be reached.")
+
+    lines = focus_lines(LEFT, RIGHT, answer="the left")
+    with pytest.raises(SystemExit):
+        chat(str(photo(tmp_path / "a.png")), lines="Which?\n", policy=ScriptedPolicy(lines[0], lines[1], killed))
+    out = chat("--resume", lines="", policy=ScriptedPolicy(unreachable))
+    assert "could not be reached" in out
+    assert "It stays unanswered" in out
+    out = chat("--resume", lines="", policy=ScriptedPolicy(lines[2]))  # the steps before are kept
+    assert "Answer  the left" in out
+
+    with pytest.raises(SystemExit):
+        chat("--resume", lines="Sure?\n", policy=ScriptedPolicy(lines[0], killed))
+    policy = ScriptedPolicy(unreachable, DIRECT)
+    out = chat("--resume", "-m", "direct", lines="Another?\n", policy=policy)
+    assert "It stays unanswered" in out
+    assert "Answer  yes" in out
+    assert "Sure?" not in "".join(turn.text for turn in policy.heard[-1])
+    assert "Resumed after 2 questions." in chat("--resume", lines="", policy=ScriptedPolicy())
+
+
 def test_the_image_of_a_question_that_failed_is_at_hand_when_the_conversation_is_resumed(
     chat: Callable[..., str], tmp_path: Path
 ) -> None:
