@@ -200,7 +200,8 @@ class FocusConsole:
 
     def _print_answer(self, answer: str) -> None:
         self.console.print()
-        self.console.print(Text.assemble(("Answer", "bold green"), "  ", (plain(answer) or "none", "bold")))
+        words = Text.assemble(("Answer", "bold green"), "  ", (plain(answer) or "none", "bold"))
+        self.console.print(words, soft_wrap=not self.console.is_terminal)  # a pipe gets it on one line
 
     def _badge(self, number: int) -> Text:
         if self.console.no_color or not self.console.is_terminal:

@@ -56,6 +56,14 @@ def test_the_steps_the_answer_and_the_cost_are_shown(run: Run, photo: str) -> No
     assert lines[-1].startswith("scripted · tools · 3 steps · ")
 
 
+def test_a_long_answer_is_one_line_in_a_pipe(run: Run, photo: str) -> None:
+    answer = " ".join(f"word{number}" for number in range(60))
+    _, out, _ = run(
+        "ask", photo, "Which?", "--depth", "none", policy=ScriptedPolicy(*focus_lines(WHOLE, answer=answer))
+    )
+    assert f"Answer  {answer}" in out.splitlines()
+
+
 def test_json_is_one_object_with_the_agreed_keys(run: Run, photo: str) -> None:
     code, out, err = run("ask", photo, "Which one?", "--depth", "none", "--json")
     assert (code, err) == (0, "")
