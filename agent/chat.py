@@ -216,7 +216,10 @@ class Chat:
         if not number.isdigit():
             raise UsageError("Expected /fork N, the number of a step, or /fork N x1,y1,x2,y2; …")
         decision = typed_decision(rest) if rest.strip() else None
-        self._answer(self.agent.fork(self._thread_id, int(number), decision))
+        parts = self.agent.fork(self._thread_id, int(number), decision)
+        if decision is not None and decision.action == "edit":  # which the run does not tell: it was not asked
+            parts = _led_by(AreaProposed(step=int(number), boxes=decision.edited()), parts)
+        self._answer(parts)
 
     def stop(self, _: str) -> None:
         """/stop: drop the question that waits for a decision."""
@@ -295,6 +298,14 @@ class Chat:
             return False
         self._new_image = self.agent.context.images.get(image)
         return True
+
+
+def _led_by(event: FocusEvent, parts: Iterator[FocusEvent | FocusResult]) -> Iterator[FocusEvent | FocusResult]:
+    """The parts of a run with an event before the first: nothing, where the run does not begin."""
+    for place, part in enumerate(parts):
+        if not place:
+            yield event
+        yield part
 
 
 def asking_first(agent: FocusAgent, confirm: bool) -> FocusAgent:

@@ -99,7 +99,7 @@ def write_config(machines: Machines, out: Path, *, accumulate: int = 1, clip: fl
     path = out / CONFIG
     config = accelerate_config(machines, accumulate=accumulate, clip=clip)
     if path.is_file() and not _untouched(path.read_text(encoding="utf-8")):
-        logger.info("%s was changed by hand and is taken as it is; remove it to have it written anew.", path)
+        logger.warning("%s was changed by hand and is taken as it is; remove it to have it written anew.", path)
         return path
     body = yaml.safe_dump(config, sort_keys=True)
     told = f"{_HEAD}{_digest(body)}\n{body}"

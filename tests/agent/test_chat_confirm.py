@@ -120,7 +120,9 @@ def test_a_fork_can_bring_its_boxes_and_goes_back_further_than_the_one_before(tm
     policy = ScriptedPolicy(*lines, "<text>x</text></think><answer>second</answer>")
     typed = Typed(policy, tmp_path, confirm=False)
     typed("Which?")
-    assert "Answer  second" in typed("/fork 1 0.2,0.3,0.3,0.5")
+    out = typed("/fork 1 0.2,0.3,0.3,0.5")
+    assert "1.  0.20, 0.30 – 0.30, 0.50" in out
+    assert "Answer  second" in out
     assert "from 1 to 1" in typed("/fork 2")
     assert "Answer  second" in typed("/fork 1 y")
     assert [step.boxes[0].bbox_2d for step in typed.chat.last_result().steps] == [LEFT]
