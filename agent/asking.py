@@ -98,18 +98,21 @@ def chosen_policy(name: str, settings: Sequence[str]) -> str | Policy:
     """The policy of a name; with settings of its own it is loaded here, else the agent loads it by its name."""
     without_bars(name)
     own = {key: value for key, value in read_settings(settings).items() if key not in RUN_SETTINGS}
-    if "call_timeout" in own:
-        raise UsageError("--set call_timeout: a run says how long a call may take; give --set call_timeout_s=SECONDS.")
     return load_policy(name, **own) if own else name
 
 
 def run_settings(settings: Sequence[str]) -> dict[str, Any]:
     """The settings that are the run's, as `create_focus_agent` takes them.
 
+    A remote policy's `call_timeout` is one of them, too: a run says for each call how long it may take.
+
     Raises:
         UsageError: one is not of the form KEY=VALUE, or has a value that cannot be.
     """
-    own = {key: value for key, value in read_settings(settings).items() if key in RUN_SETTINGS}
+    said = read_settings(settings)
+    own = {key: value for key, value in said.items() if key in RUN_SETTINGS}
+    if "call_timeout" in said:
+        own.setdefault("call_timeout_s", said["call_timeout"])
     if own:
         focus_config(**own)
     return own

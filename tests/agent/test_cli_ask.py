@@ -152,7 +152,7 @@ def test_a_bad_image_is_one_sentence(run: Run, tmp_path: Path, name: str, data: 
         (["PHOTO", "What?", "--depth", "image:x.png"], 2, "near"),
         (["PHOTO", "What?", "--set", "device"], 2, "--set KEY=VALUE"),
         (["PHOTO", "What?", "--set", "max_steps=-1"], 2, "max_steps"),
-        (["PHOTO", "What?", "--set", "call_timeout=9"], 2, "call_timeout_s=SECONDS"),
+        (["PHOTO", "What?", "--set", "call_timeout=0"], 2, "call_timeout_s"),
         (["PHOTO", "What?", "--save", "PHOTO"], 2, "is a file"),
         (["PHOTO", "What?", "--save", "/proc/nowhere/run"], 2, "cannot be made"),
     ],
@@ -182,6 +182,7 @@ def test_what_set_does_not_say_of_the_run_reaches_the_policy(monkeypatch: pytest
     assert seen == {"device": "cpu", "max_images": 4}
     assert asking.chosen_policy("./p", ["call_timeout_s=300"]) == "./p"
     assert asking.run_settings(["device=cpu", "call_timeout_s=300"]) == {"call_timeout_s": 300}
+    assert asking.run_settings(["call_timeout=9"]) == {"call_timeout_s": 9}, "which is the policy's, too"
 
 
 def test_an_unknown_policy_names_the_known_forms(photo: str, capsys: pytest.CaptureFixture[str]) -> None:
