@@ -46,7 +46,8 @@ class SampleConfig(BaseModel):
     then learns to correct a wrong area, and the moved numbers themselves are not learnt. `sign_crops` are further crops
     of signs, for the auxiliary head alone: characters need many examples. `weight_whole` is that of the whole image's
     box, which is always the same. `weight_conclusion` is that of what a relation's text concludes ("the red cube is
-    closer"): a few words among many that are only copied, and the ones that all hangs on.
+    closer"): a few words among many that are only copied, and the ones that all hangs on. `weight_text` is that of the
+    other words: a loss is a weighted mean, so that what is soon learnt, and then only counted, dilutes all else.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -69,6 +70,7 @@ class SampleConfig(BaseModel):
     weight_whole: float = 0.1
     weight_answer: float = 3.0
     weight_conclusion: float = 3.0
+    weight_text: float = 1.0
 
 
 @dataclass
@@ -274,7 +276,7 @@ class SampleMaker:
                     weights.append(self.config.weight_conclusion)
                     parts.append("conclusion")
                 else:
-                    weights.append(1.0)
+                    weights.append(self.config.weight_text)
                     parts.append("")
                 answering = answering or token == self.answer_open
         grids = [(crop.shape[0] // TOKEN_PX, crop.shape[1] // TOKEN_PX) for crop in crops]
