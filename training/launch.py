@@ -55,8 +55,8 @@ class Machines(BaseModel):
         return self
 
     @property
-    def each(self) -> int:
-        """Processes of one machine."""
+    def per_node(self) -> int:
+        """Processes on each machine."""
         return self.processes // self.nodes
 
 
@@ -126,7 +126,7 @@ def command_of(arguments: Sequence[str], machines: Machines, config: Path) -> li
         if machines.nodes > 1:
             spread = [f"--nnodes={machines.nodes}", f"--node-rank={rank}"]
             spread += [f"--master-addr={address}", f"--master-port={port}"]
-        spread.append(f"--nproc-per-node={machines.each}")
+        spread.append(f"--nproc-per-node={machines.per_node}")
         return [sys.executable, "-m", "torch.distributed.run", *spread, "--module", *module]
     if machines.processes > 1 or machines.zero:
         where = ["--config_file", str(config)]

@@ -147,7 +147,7 @@ def test_on_several_machines_each_is_told_which_it_is(monkeypatch: pytest.Monkey
         monkeypatch.delenv(name, raising=False)
     arguments, config = ["train", "sft", "x"], tmp_path / "accelerate.yaml"
     gpus, cpus = Machines(processes=16, nodes=2, gpu_gb=80, zero=3), Machines(processes=4, nodes=2)
-    assert (gpus.each, accelerate_config(gpus)["num_machines"]) == (8, 2)
+    assert (gpus.per_node, accelerate_config(gpus)["num_machines"]) == (8, 2)
     told = shown(command_of(arguments, gpus, config))
     assert "--machine_rank $NODE_RANK --main_process_ip $MASTER_ADDR --main_process_port 29500 --module" in told
     told = shown(command_of(arguments, cpus, config))

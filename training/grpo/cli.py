@@ -150,9 +150,9 @@ def _require(recipe: GrpoRecipe, *, dry: bool) -> None:
         return
     from sifthinker.training.grpo.start import available_gpus
 
-    if (found := available_gpus()) < recipe.machines.each:
+    if (found := available_gpus()) < recipe.machines.per_node:
         raise SifthinkerError(
-            f"This recipe is for {recipe.machines.each} GPU(s), and this machine has {found}: --dry-run shows its "
+            f"This recipe is for {recipe.machines.per_node} GPU(s), and this machine has {found}: --dry-run shows its "
             "plan; --processes N takes fewer."
         )
 

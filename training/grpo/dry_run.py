@@ -16,7 +16,7 @@ from sifthinker.training.grpo.plan import Prompts, workload
 from sifthinker.training.grpo.recipe import GrpoRecipe, ScenesConfig
 from sifthinker.training.grpo.start import as_sft, check_arguments
 from sifthinker.training.planner import Plan, plan
-from sifthinker.training.sft.dry_run import ENCODED, ESTIMATED, estimated_tokens, image_tokens, processor_of
+from sifthinker.training.sft.dry_run import ENCODED, ESTIMATED, Lengths, estimated_tokens, image_tokens, processor_of
 from sifthinker.training.sft.start import is_adapter
 from sifthinker.training.sizes import ModelShape, shape_of
 
@@ -24,15 +24,11 @@ KINDS: tuple[ImageKind, ...] = ("rgb", "depth")
 """A prompt's images, in their order."""
 
 
-class FirstRound(BaseModel):
+class FirstRound(Lengths):
     """The questions that a run samples first, and how large their prompts are."""
 
-    how: str = Field(description="Whether they were encoded or estimated.")
     questions: list[str] = Field(description="Their ids.")
     group: int = Field(description="Completions of a question.")
-    longest: int = Field(description="Tokens of the longest prompt, its images included.")
-    image_tokens: int = Field(description="Of one prompt, the most there are.")
-    images: int = Field(description="In one prompt, the most there are.")
 
 
 class DryRun(BaseModel):
@@ -88,12 +84,11 @@ def _known(recipe: GrpoRecipe) -> str:
 
 
 def _prompts(first: FirstRound, shape: ModelShape) -> Prompts:
-    each = first.image_tokens // max(1, first.images)
     return Prompts(
-        text_tokens=max(1, first.longest - first.image_tokens),
+        text_tokens=first.text_tokens(),
         images=first.images,
         image_tokens=first.image_tokens,
-        image_pixels=max(1, each * (shape.patch_px * shape.merge) ** 2),
+        image_pixels=max(1, first.image_pixels(shape)),
     )
 
 

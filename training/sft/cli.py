@@ -152,9 +152,9 @@ def _require(recipe: SftRecipe) -> None:
     import torch
 
     found = torch.cuda.device_count()
-    if found < recipe.machines.each:
+    if found < recipe.machines.per_node:
         raise SifthinkerError(
-            f"This recipe is for {recipe.machines.each} GPU(s), and this machine has {found}: --dry-run shows its "
+            f"This recipe is for {recipe.machines.per_node} GPU(s), and this machine has {found}: --dry-run shows its "
             "plan; --processes N takes fewer (accumulate more to keep the samples of a step)."
         )
 

@@ -24,16 +24,29 @@ ESTIMATED = "estimated: the model's processor is not on this machine"
 _PIECE = re.compile(r"\d|[^\W\d_]+|[^\s\w]+|_+")
 
 
-class FirstBatch(BaseModel):
-    """The first samples of a run, and how large they are."""
+class Lengths(BaseModel):
+    """How long the sequences are that a run begins with."""
 
     how: str = Field(description="Whether they were encoded or estimated.")
+    longest: int = Field(description="Tokens of the longest sequence, its images included.")
+    image_tokens: int = Field(description="Of one sequence, the most there are.")
+    images: int = Field(description="In one sequence, the most there are.")
+
+    def text_tokens(self) -> int:
+        """Of the longest sequence, without its images."""
+        return max(1, self.longest - self.image_tokens)
+
+    def image_pixels(self, shape: ModelShape) -> int:
+        """Of one image as the processor hands it on."""
+        return self.image_tokens // max(1, self.images) * (shape.patch_px * shape.merge) ** 2
+
+
+class FirstBatch(Lengths):
+    """The first samples of a run, and how large they are."""
+
     samples: list[str] = Field(description="Each as record:mode.")
     sequences: int
-    longest: int = Field(description="Tokens of the longest sequence.")
-    image_tokens: int = Field(description="Of one sequence, the most there are.")
     answer_tokens: int = Field(description="Of one sequence that are learnt, the most there are.")
-    images: int = Field(description="In one sequence, the most there are.")
 
 
 class DryRun(BaseModel):
@@ -78,12 +91,12 @@ def dry_run(recipe: SftRecipe, *, hub: bool = False) -> DryRun:
     else:
         batch = _encoded(conversations, names, model, processor, profile)
     known = {
-        "text_tokens": max(1, batch.longest - batch.image_tokens),
+        "text_tokens": batch.text_tokens(),
         "answer_tokens": max(1, batch.answer_tokens),
         "images": batch.images,
     }
     if batch.images:
-        known["image_pixels"] = batch.image_tokens // batch.images * (shape.patch_px * shape.merge) ** 2
+        known["image_pixels"] = batch.image_pixels(shape)
     made = plan(recipe.workload(**known), shape)
     steps = -(-len(schedule) // made.samples_per_step)
     steps = min(steps, recipe.max_steps or steps)
