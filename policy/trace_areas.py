@@ -18,11 +18,11 @@ from sifthinker.policy.trace_model import AreaBox
 from sifthinker.policy.trace_strict import scan_area, skip_space
 
 _S = r"[ \t\r\n]{0,30}+"
-_N = r"[-+]?+(?:[0-9]{1,60}+(?:\.[0-9]{0,60}+)?+|\.[0-9]{1,60}+)(?:[eE][-+]?+[0-9]{1,9}+)?+"
-_VALUE = rf"[\"']?+({_N}|[-+]?+(?:nan|inf(?:inity)?+|null|none))[\"']?+"
+_N = r"[-+]?+(?:[0-9]{1,60}+(?:\.[0-9]{0,60}+)?|\.[0-9]{1,60}+)(?:[eE][-+]?+[0-9]{1,9}+)?"
+_VALUE = rf"[\"']?+({_N}|[-+]?+(?:nan|inf(?:inity)?|null|none))[\"']?+"
 QUAD = re.compile(
-    rf"[\[(]{_S}(?:[\[(]{_S})?+{_VALUE}{_S},{_S}{_VALUE}{_S}(?:[\])]{_S})?+,"
-    rf"{_S}(?:[\[(]{_S})?+{_VALUE}{_S},{_S}{_VALUE}{_S}[\])]",
+    rf"[\[(]{_S}(?:[\[(]{_S})?{_VALUE}{_S},{_S}{_VALUE}{_S}(?:[\])]{_S})?,"
+    rf"{_S}(?:[\[(]{_S})?{_VALUE}{_S},{_S}{_VALUE}{_S}[\])]",
     re.IGNORECASE | re.ASCII,
 )
 """`[a, b, c, d]`, `(a, b, c, d)`, `[[a, b], [c, d]]` and `(a, b), (c, d)`, the numbers in quotes or not."""
@@ -34,7 +34,7 @@ LABEL = re.compile(
     r"[\"'](?:label|name|object|description)[\"']\s{0,9}+:\s{0,9}+(?:\"([^\"\n]{1,200}+)\"|'([^'\n]{1,200}+)')"
 )
 BRACKET = re.compile(r"[\[\]{}]")
-BETWEEN_BOXES = re.compile(r"(?:[\s,;]++|`{3}[a-zA-Z]{0,20}+)*+")
+BETWEEN_BOXES = re.compile(r"(?:[\s,;]++|`{3}[a-zA-Z]{0,20}+)*")
 
 T = TypeVar("T")
 

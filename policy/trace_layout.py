@@ -86,7 +86,7 @@ def lay_out(text: str, problems: Problems) -> Layout:
 
 
 _KINDS: dict[str, Kind] = {"area": "area", "text": "text", "answer": "answer"}
-_ORDER = re.compile(r"think (?:area text )++/think answer ")
+_ORDER = re.compile(r"think (?:area text )+/think answer ")
 
 
 def judge_order(layout: Layout, problems: Problems) -> None:

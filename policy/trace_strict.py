@@ -16,14 +16,15 @@ from sifthinker.policy.trace_model import SURROGATE, TAG, AreaBox, Step, Trace
 WHITE = " \t\r\n"
 """What may stand between the tags, and in the JSON of an area."""
 SPACE = re.compile(rf"[{WHITE}]*")
-# Possessive, so that a failed match is never tried again with fewer digits. ASCII digits only.
-NUMBER = re.compile(r"-?+(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+(?:[eE][+-]?+[0-9]++)?+(?![0-9.eE+\-])")
+# Possessive in the digits, so that a failed match is never tried again with fewer. ASCII digits only. No group is
+# possessive here or elsewhere: up to CPython 3.11.4 such a group, where it fails, keeps what it had read (gh-106052).
+NUMBER = re.compile(r"-?+(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][+-]?+[0-9]++)?(?![0-9.eE+\-])")
 WORD = re.compile(r"[^\s,:\[\]{}<]{1,40}")
 KEY = re.compile(r'"([^"\\<\n]{0,40})"')
 _S = r"[ \t\r\n]*+"
-_N = r"(-?+(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+(?:[eE][+-]?+[0-9]++)?+)"
+_N = r"(-?+(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][+-]?+[0-9]++)?)"
 _QUAD = rf"\[{_S}" + rf"{_S},{_S}".join([_N] * 4) + rf"{_S}\]"
-OBJECT = re.compile(rf'{_S}\{{{_S}"bbox_2d"{_S}:{_S}{_QUAD}{_S}(?:,{_S}"depth"{_S}:{_S}{_N}{_S})?+\}}')
+OBJECT = re.compile(rf'{_S}\{{{_S}"bbox_2d"{_S}:{_S}{_QUAD}{_S}(?:,{_S}"depth"{_S}:{_S}{_N}{_S})?\}}')
 """An object as it is nearly always written: read at once. Anything else is walked through, to say what is wrong."""
 
 
