@@ -65,7 +65,7 @@ def sft(
     if data is not None:
         raise UsageError("--data is for recipes with trainer: trl; trainer: scratch makes its scenes as it goes.")
     if change:
-        from sifthinker.training.sft.cli import changed
+        from sifthinker.training.changes import changed
 
         settings = changed(settings, change)
     if minutes is not None:
@@ -91,7 +91,7 @@ def _show_scratch(settings: dict[str, Any], recipe: str, arguments: list[str], p
 
     from sifthinker.training.launch import shown
     from sifthinker.training.scratch_plan import plan_scratch
-    from sifthinker.training.sft.cli import show_plan
+    from sifthinker.training.telling import show_plan
 
     plan, step, command = plan_scratch(settings, arguments, processes)
     console = Console(highlight=False)

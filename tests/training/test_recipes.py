@@ -13,7 +13,7 @@ from sifthinker.policy.errors import UsageError
 from sifthinker.training.launch import NODE, Machines, accelerate_config, command_of, launch, shown, write_config
 from sifthinker.training.planner import plan
 from sifthinker.training.recipes import load_recipe, recipe_names
-from sifthinker.training.sft.cli import changed
+from sifthinker.training.changes import changed
 from sifthinker.training.sft.dry_run import dry_run, estimated_tokens
 from sifthinker.training.sft.recipe import recipe_of
 

@@ -79,7 +79,7 @@ def run_recipe(name: str, out: Path | None, *, changes: list[str], dry: bool = F
     from sifthinker.training.grpo.recipe import read_recipe
     from sifthinker.training.launch import command_of, launch, launched, write_config
     from sifthinker.training.recipes import load_recipe
-    from sifthinker.training.sft.cli import changed
+    from sifthinker.training.changes import changed
 
     settings = load_recipe(name)
     if settings.get("trainer") != "grpo":
@@ -124,7 +124,7 @@ def _train(recipe: GrpoRecipe, out: Path) -> int:
     import torch
 
     from sifthinker.training.grpo.run import train
-    from sifthinker.training.sft.cli import quieten, telling
+    from sifthinker.training.telling import quieten, telling
 
     quieten()
     try:
@@ -168,7 +168,7 @@ def _show_plan(recipe: GrpoRecipe, name: str, arguments: list[str], out: Path | 
 
     from sifthinker.training.grpo.dry_run import dry_run
     from sifthinker.training.launch import write_config
-    from sifthinker.training.sft.cli import quieten, show_command, show_plan
+    from sifthinker.training.telling import quieten, show_command, show_plan
 
     quieten()
     title = Path(name).stem if name.endswith((".yaml", ".yml")) else name

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import logging
-import os
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
-from rich.logging import RichHandler
-from rich.table import Table
 
 from sifthinker.policy.errors import SifthinkerError, UsageError
-from sifthinker.training.launch import CONFIG, Machines, command_of, launch, launched, shown, write_config
-from sifthinker.training.planner import GB, Plan
+from sifthinker.training.changes import changed
+from sifthinker.training.launch import command_of, launch, launched, write_config
 from sifthinker.training.sft.recipe import SftRecipe, recipe_of
+from sifthinker.training.telling import quieten, show_command, show_plan, telling
 
 
 def run_recipe(
@@ -79,68 +73,6 @@ def _train(recipe: SftRecipe, out: Path) -> int:
     return 0
 
 
-@contextlib.contextmanager
-def telling() -> Iterator[None]:
-    """What a run says of itself goes to standard error, once: of several processes the first one says it."""
-    own = logging.getLogger("sifthinker")
-    own.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
-    handler = RichHandler(console=Console(stderr=True), show_level=False, show_path=False)
-    own.addHandler(handler)
-    try:
-        yield
-    finally:
-        own.removeHandler(handler)
-
-
-def quieten() -> None:
-    """What libraries say of themselves is not said to whoever trains."""
-    from transformers.utils import logging as hf_logging
-
-    hf_logging.set_verbosity_error()
-    hf_logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers|trl|peft")
-    if importlib.util.find_spec("datasets") is not None:
-        from datasets import disable_progress_bars
-
-        disable_progress_bars()
-
-
-def changed(settings: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
-    """A recipe's settings with some set anew: "lr=1e-5", "machines.processes=2", "lora=null".
-
-    Raises:
-        UsageError: a change without "=", or inside something that has no fields.
-    """
-    settings = dict(settings)
-    for change in changes:
-        key, sign, value = change.partition("=")
-        if not sign or not key:
-            raise UsageError(f"Expected --set FIELD=VALUE, got {change!r}.")
-        *path, last = key.strip().split(".")
-        place = settings
-        for step in path:
-            inner = place.get(step)
-            if inner is not None and not isinstance(inner, dict):
-                raise UsageError(f"--set {change}: {step} has no fields.")
-            place[step] = dict(inner or {})
-            place = place[step]
-        try:
-            place[last] = _value(value)
-        except yaml.YAMLError as error:
-            raise UsageError(f"--set {change}: the value is not YAML.") from error
-    return settings
-
-
-def _value(text: str) -> Any:
-    value = yaml.safe_load(text)
-    if isinstance(value, str):  # YAML takes 1e-5 for a word
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
-
-
 def _require(recipe: SftRecipe) -> None:
     """Fail before the work where a machine or package is missing."""
     for package in ("trl", "peft", "accelerate", "datasets", *(("deepspeed",) if recipe.machines.zero else ())):
@@ -181,41 +113,3 @@ def _show_dry_run(recipe: SftRecipe, arguments: Sequence[str], out: Path | None,
     if out is not None and (machines.processes > 1 or machines.zero):
         write_config(machines, out, accumulate=recipe.accumulate, clip=recipe.clip)
     show_command(console, arguments, machines, out or Path(f"runs/{recipe.name}"), written=out is not None)
-
-
-def show_command(console: Console, arguments: Sequence[str], machines: Machines, out: Path, *, written: bool) -> None:
-    """Print what starts a run: what a person types and, where it starts others, what it starts.
-
-    Args:
-        console: where to.
-        arguments: of `sifthinker`.
-        machines: what it runs on.
-        out: the run's folder.
-        written: whether accelerate's config is there already.
-    """
-    config = out / CONFIG
-    command, typed = command_of(arguments, machines, config), command_of(arguments, Machines(), config)
-    if command == typed or (written and str(config) in command):
-        console.print(f"Command:\n  {shown(command)}", soft_wrap=True)
-        return
-    wrote = f"writes {config} and starts" if str(config) in command else "starts"
-    if machines.nodes > 1:
-        wrote += (
-            f", on each of {machines.nodes} machines, with $NODE_RANK (0 on the first) and $MASTER_ADDR (the first's)"
-        )
-    console.print(f"Command:\n  {shown(typed)}\nIt {wrote}:\n  {shown(command)}", soft_wrap=True)
-
-
-def show_plan(made: Plan, console: Console, *, title: str) -> None:
-    """Print what each GPU needs, and whether it fits."""
-    table = Table("", "GB", "why", title=title)
-    for part in made.parts:
-        table.add_row(part.name, f"{part.bytes / GB:.2f}", part.why)
-    table.add_row("total", f"{made.total / GB:.2f}", "on each GPU" if made.workload.gpu_gb else "in each process")
-    console.print(table)
-    console.print(
-        f"{made.parameters:,} parameters ({made.source}), {made.trainable:,} of them trained.", soft_wrap=True
-    )
-    if made.fits is not None:
-        verdict = "fits" if made.fits else "does NOT fit"
-        console.print(f"It {verdict} into {made.workload.gpu_gb:g} GB, by this estimate.")

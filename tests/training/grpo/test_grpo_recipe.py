@@ -14,7 +14,7 @@ from sifthinker.training.grpo.recipe import read_recipe
 from sifthinker.training.grpo.start import arguments, check_arguments
 from sifthinker.training.launch import take_one_gpu
 from sifthinker.training.recipes import load_recipe, recipe_names
-from sifthinker.training.sft.cli import changed
+from sifthinker.training.changes import changed
 
 GRPO = [name for name in recipe_names() if load_recipe(name).get("trainer") == "grpo"]
 
