@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from serving import served
 from tuning import small_data, small_recipe, tiny_model
 
@@ -120,6 +121,29 @@ def test_a_checkpoint_can_be_merged_and_a_full_folder_is_refused(
     assert sifthinker(["merge", str(checkpoint), "--out", str(tmp_path / "out")]) == 2
     assert "not empty" in capsys.readouterr().err
     assert not list(tmp_path.glob(".*"))
+
+
+def test_several_runs_are_averaged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small_data(tmp_path, 6)
+    tiny_model(tmp_path / "model", "qwen3_vl")
+    for seed in (3, 4):
+        recipe = small_recipe(tmp_path, epochs=1, max_steps=1, lr=0.05, warmup=0, max_pixels=8192, seed=seed)
+        train(recipe, tmp_path / f"run{seed}")
+    runs = [str(tmp_path / f"run{seed}") for seed in (3, 4)]
+    for name, sources in (("a", runs[:1]), ("b", runs[1:]), ("mean", runs)):
+        assert sifthinker(["merge", *sources, "--out", str(tmp_path / name), "--dtype", "float32"]) == 0
+    a, b, mean = (load_file(tmp_path / name / "model.safetensors") for name in ("a", "b", "mean"))
+    assert any(not torch.equal(a[name], b[name]) for name in a)
+    for name, tensor in mean.items():
+        assert torch.allclose(tensor, (a[name] + b[name]) / 2, atol=1e-7), name
+    card = (tmp_path / "mean/README.md").read_text(encoding="utf-8")
+    assert "the mean of those of 2 runs, of the seeds 3, 4" in card
+    assert load_policy(str(tmp_path / "mean")).generate(asked(0), max_new_tokens=3).token_ids
+
+    capsys.readouterr()
+    assert sifthinker(["merge", str(EMBEDDED), runs[0], "--out", str(tmp_path / "no")]) == 2
+    assert "only runs from one start can be averaged" in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
 
 
 def test_what_a_killed_merge_left_is_removed_and_two_do_not_write_one_folder(

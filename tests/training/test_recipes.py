@@ -10,10 +10,10 @@ from tuning import small_data, tiny_model
 
 from sifthinker.agent.cli import run as sifthinker
 from sifthinker.policy.errors import UsageError
+from sifthinker.training.changes import changed
 from sifthinker.training.launch import NODE, Machines, accelerate_config, command_of, launch, shown, write_config
 from sifthinker.training.planner import plan
 from sifthinker.training.recipes import load_recipe, recipe_names
-from sifthinker.training.changes import changed
 from sifthinker.training.sft.dry_run import dry_run, estimated_tokens
 from sifthinker.training.sft.recipe import recipe_of
 

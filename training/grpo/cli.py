@@ -76,10 +76,10 @@ def run_recipe(name: str, out: Path | None, *, changes: list[str], dry: bool = F
     Raises:
         UsageError: the recipe does not fit, or something is missing. SifthinkerError: no GPU where it wants one.
     """
+    from sifthinker.training.changes import changed
     from sifthinker.training.grpo.recipe import read_recipe
     from sifthinker.training.launch import command_of, launch, launched, write_config
     from sifthinker.training.recipes import load_recipe
-    from sifthinker.training.changes import changed
 
     settings = load_recipe(name)
     if settings.get("trainer") != "grpo":

@@ -9,12 +9,12 @@ import torch
 
 from sifthinker.agent.cli import run
 from sifthinker.policy.errors import UsageError
+from sifthinker.training.changes import changed
 from sifthinker.training.grpo.plan import plan_of
 from sifthinker.training.grpo.recipe import read_recipe
 from sifthinker.training.grpo.start import arguments, check_arguments
 from sifthinker.training.launch import take_one_gpu
 from sifthinker.training.recipes import load_recipe, recipe_names
-from sifthinker.training.changes import changed
 
 GRPO = [name for name in recipe_names() if load_recipe(name).get("trainer") == "grpo"]
 
