@@ -14,7 +14,7 @@ from sifthinker.policy.boxes import area
 from sifthinker.policy.errors import UsageError
 from sifthinker.training.data.load import open_depth, open_image
 from sifthinker.training.data.records import Record
-from sifthinker.training.data.tables import read_records
+from sifthinker.training.data.tables import read_ids, read_record
 
 _WHOLE = 0.9
 
@@ -25,18 +25,13 @@ def find_record(folder: Path, wanted: str | None = None) -> Record:
     Raises:
         UsageError: there is no such record. DataError: the folder holds none, or is damaged.
     """
+    ids = read_ids(folder)
+    if wanted is not None and wanted in ids:
+        return read_record(folder, ids.index(wanted))
     number = 1 if wanted is None else int(wanted) if wanted.isascii() and wanted.isdigit() else 0
-    found = None
-    for place, record in enumerate(read_records(folder), 1):
-        if record.id == wanted:
-            return record
-        if place == number:
-            found = record
-            if wanted is None:
-                break
-    if found is None:
+    if not 1 <= number <= len(ids):
         raise UsageError(f"{folder} holds no record {wanted or 1}: give an id, or a number from 1.")
-    return found
+    return read_record(folder, number - 1)
 
 
 def record_page(folder: Path, record: Record) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
@@ -93,12 +94,35 @@ def read_records(folder: Path) -> Iterator[Record]:
     """
     for path in shards(folder, "records"):
         for row in _rows(path):
-            try:
-                yield Record.model_validate(row)
-            except ValidationError as error:
-                first = error.errors()[0]
-                place = ".".join(str(part) for part in first["loc"])
-                raise DataError(f"{path}: a row is no record ({place}: {first['msg']}).") from error
+            yield _record(row, path)
+
+
+def read_ids(folder: Path) -> list[str]:
+    """The ids of the records of a folder, likewise, without reading more of them."""
+    return [str(row["id"]) for path in shards(folder, "records") for row in _rows(path, ["id"])]
+
+
+def read_record(folder: Path, place: int) -> Record:
+    """The record at a place from 0, likewise, without reading the shards before it.
+
+    Raises:
+        IndexError: there are not so many.
+    """
+    for path in shards(folder, "records"):
+        count = count_rows([path])
+        if place < count:
+            return _record(next(islice(_rows(path), place, None)), path)
+        place -= count
+    raise IndexError(place)
+
+
+def _record(row: dict[str, object], path: Path) -> Record:
+    try:
+        return Record.model_validate(row)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise DataError(f"{path}: a row is no record ({place}: {first['msg']}).") from error
 
 
 def read_rejects(folder: Path) -> Iterator[Reject]:
@@ -125,10 +149,10 @@ def count_rows(paths: Sequence[Path]) -> int:
     return sum(_opened(path).metadata.num_rows for path in paths)
 
 
-def _rows(path: Path) -> Iterator[dict[str, object]]:
+def _rows(path: Path, columns: list[str] | None = None) -> Iterator[dict[str, object]]:
     with _opened(path) as file:
         try:
-            for batch in file.iter_batches(batch_size=256):
+            for batch in file.iter_batches(batch_size=256, columns=columns):
                 yield from batch.to_pylist()
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{path} is damaged ({error}): build it again.") from error
