@@ -21,7 +21,7 @@ from typer.core import TyperGroup
 
 from sifthinker.agent.cli_options import Debug, DepthOption, ModeOption, PolicyOption, SetOption, ToolOption
 from sifthinker.agent.cli_serving import serve_mcp, serve_web
-from sifthinker.agent.extras import needing
+from sifthinker.agent.extras import missing_extra, needing
 from sifthinker.policy.errors import SifthinkerError, UsageError
 
 LAZY_GROUPS = {
@@ -238,6 +238,11 @@ def run(argv: Sequence[str]) -> int:
         if debug:
             raise
         return _complain(error)
+    except ImportError as error:
+        told = missing_extra(error, next((word for word in argv if not word.startswith("-")), ""))
+        if told is None or debug:
+            raise
+        return _complain(told)
     except (KeyboardInterrupt, typer.Abort):
         sys.stderr.write("\n")
         return 130

@@ -36,7 +36,7 @@ def main(
         paths.append(path)
         asked.append({"messages": [question_message(question, image=image)]})
 
-    # A server answers many at once; a model in this process takes them one after another, whatever is set here.
+    # A server answers many at once; a model in this process shares its forward passes among them.
     outputs = agent.batch(asked, {"max_concurrency": 8}, return_exceptions=True)
     for path, output in zip(paths, outputs, strict=True):
         if isinstance(output, Exception):

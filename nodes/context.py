@@ -61,6 +61,10 @@ class FocusConfig(BaseModel):
     limits: ImageLimits = Field(default_factory=ImageLimits, description="What an image may be.")
 
 
+_CROPS = 2
+"""How often the pixels of a view its crops may hold."""
+
+
 class RunStopped(SifthinkerError):
     """The run was stopped from outside (`FocusContext.stop`)."""
 
@@ -89,9 +93,9 @@ class View:
 
     @property
     def bytes(self) -> int:
-        """What the view holds in memory, about: pixels, depth with its integral, depth picture."""
+        """What the view holds in memory, at most: pixels, crops, depth with its integral, depth picture."""
         width, height = self.image.size
-        return 3 * width * height + (0 if self.depth is None else 15 * self.depth.array.size)
+        return 3 * (1 + _CROPS) * width * height + (0 if self.depth is None else 15 * self.depth.array.size)
 
     @cached_property
     def depth_picture(self) -> Image.Image | None:
@@ -108,15 +112,21 @@ class View:
         taken = crop(self.image, box, min_px=min_px)
         with self._lock:
             self._crops[key] = self._crops[taken[1], 1] = taken  # results ask for it by what it shows
-            while len(self._crops) > 2 * self._max_crops:
+            while len(self._crops) > 2 * self._max_crops or (len(self._crops) > 2 and self._too_large()):
                 self._crops.popitem(last=False)
         return taken
+
+    def _too_large(self) -> bool:
+        """Whether the crops hold more pixels than `bytes` counts for them."""
+        width, height = self.image.size
+        sizes = {id(image): image.size for image, _ in self._crops.values()}  # most stand under two keys
+        return sum(wide * high for wide, high in sizes.values()) > _CROPS * width * height
 
 
 class Views:
     """The views opened last, by image hash and depth source. Thread-safe; a miss is only slower.
 
-    Beyond `max_bytes` the longest unused are forgotten, never the newest.
+    Beyond `max_bytes` (pixels, crops and depth) the longest unused are forgotten, never the newest.
     """
 
     def __init__(self, max_bytes: int = 512_000_000) -> None:

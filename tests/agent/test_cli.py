@@ -6,10 +6,12 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from sifthinker.agent import cli
+from sifthinker.training.world.dataset import make_world
 
 PROGRAM = [sys.executable, "-c", "from sifthinker.agent.cli import main; main()"]
 
@@ -78,6 +80,29 @@ def test_a_group_whose_packages_are_missing_names_what_to_install(
     assert capsys.readouterr().err == (
         "sifthinker: `sifthinker train` needs trl, which is not installed: pip install 'sifthinker[train]'.\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("package", "arguments", "extra"),
+    [
+        ("pyarrow", ["compare", "--data", "{world}", "--out", "{out}", "--modes", "direct"], "data"),
+        ("pyarrow", ["data", "stats", "{world}"], "data"),
+        ("pyarrow", ["distil", "{out}", "--source", "world:{world}"], "data"),
+    ],
+)
+def test_a_package_that_is_missing_is_named_before_anything_is_asked(
+    package: str, arguments: list[str], extra: str, tmp_path: Path
+) -> None:
+    world, out = tmp_path / "world", tmp_path / "out"
+    list(make_world(world, split="test", count=1, seed=3, size=64))
+    words = [word.format(world=world, out=out) for word in arguments]
+    code = f"import sys; sys.modules[{package!r}] = None\nfrom sifthinker.agent.cli import run\n"
+    code += f"sys.exit(run({words!r}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=os.environ)
+    assert done.returncode == 2, done.stderr
+    needs = f"`sifthinker {arguments[0]}` needs {package}, which is not installed"
+    assert done.stderr.splitlines()[-1] == f"sifthinker: {needs}: pip install 'sifthinker[{extra}]'."
+    assert not list(out.rglob("*.jsonl"))
 
 
 def test_a_reader_that_leaves_early_sees_no_error() -> None:

@@ -44,7 +44,7 @@ def test_two_estimators_do_not_share_a_view():
 
 
 def test_only_the_last_views_are_remembered():
-    images, views, depth = MemoryImageStore(), Views(max_bytes=2 * 18 * 64 * 48), CountingDepth()
+    images, views, depth = MemoryImageStore(), Views(max_bytes=2 * 24 * 64 * 48), CountingDepth()
     for shade in (0, 1, 2, 2, 1, 0):
         views.open(images.put(picture(shade)), images, depth)
     assert depth.calls == 4
@@ -61,6 +61,17 @@ def test_a_crop_is_cut_once_and_forgotten_when_there_are_many():
     assert view.crop((0, 0, 0.5, 0.5), min_px=16)[0] is first[0]
     view.crop((0.5, 0.5, 1, 1), min_px=16)
     assert view.crop((0, 0, 0.5, 0.5), min_px=16)[0] is not first[0]
+
+
+def test_crops_hold_no_more_pixels_than_are_counted_for_them():
+    view = View(picture(), None)
+    first = view.crop((0, 0, 0.9, 0.9), min_px=16)
+    view.crop((0.1, 0, 1, 0.9), min_px=16)
+    assert view.crop((0, 0, 0.9, 0.9), min_px=16)[0] is first[0], "two of them fit"
+    view.crop((0, 0.1, 0.9, 1), min_px=16)
+    last = view.crop((0.1, 0.1, 1, 1), min_px=16)
+    assert view.crop((0.1, 0.1, 1, 1), min_px=16)[0] is last[0]
+    assert view.crop((0, 0, 0.9, 0.9), min_px=16)[0] is not first[0]
 
 
 def test_the_defaults_are_the_documented_limits():

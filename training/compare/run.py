@@ -6,6 +6,7 @@ import importlib.util
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -85,6 +86,7 @@ def compare(
         UsageError: something that cannot be compared, or a folder of another comparison. DataError: data or folder
             that cannot be read or written. PolicyLoadError, PolicyUnavailable: a policy that is not there.
     """
+    import_module("pyarrow.parquet")  # the last table is written with it: to lack it is to be told now, not then
     check_modes(comparison.plan)
     _check_engine(comparison)
     data = open_data(comparison.data) if isinstance(comparison.data, str) else comparison.data
