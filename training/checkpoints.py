@@ -17,6 +17,7 @@ import re
 import shutil
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 from sifthinker.policy.files import sync_file, sync_folder
 
@@ -121,3 +122,16 @@ def keep_lines(path: Path, last_step: int) -> None:
                 break
             kept += len(line)
     os.truncate(path, kept)
+
+
+def log_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a log; one that was cut off is left out."""
+    if not path.is_file():
+        return []
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(dict(json.loads(line)))
+        except ValueError:
+            continue
+    return lines

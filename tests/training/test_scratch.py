@@ -22,6 +22,7 @@ from sifthinker.training.scratch.packing import forward
 from sifthinker.training.scratch.pictures import view_scene
 from sifthinker.training.scratch.recipe import ScratchRecipe
 from sifthinker.training.scratch.samples import Branch, SampleConfig, SampleMaker
+from sifthinker.training.scratch.stream import SceneStream
 from sifthinker.training.scratch.tokenizer import NUMBERS, PIECES
 from sifthinker.training.scratch.train import Trainer
 
@@ -168,6 +169,16 @@ def _image_processor() -> Any:
 
 
 @pytest.mark.slow
+def test_every_process_of_many_has_scenes_of_its_own() -> None:
+    recipe = ScratchRecipe(buffer_scenes=3000)
+    streams = [SceneStream(recipe, rank, 5, world=16) for rank in range(16)]
+    assert len({stream.next for stream in streams}) == 16
+    assert next(iter(streams[-1])).targets is not None
+    assert sum(stream.kept for stream in streams) == 2 * recipe.buffer_scenes
+    assert [SceneStream(recipe, rank, 5, world=2).next for rank in (0, 1)] == [5, 500_005]
+    assert SceneStream(recipe, 1, 5, world=2).kept == recipe.buffer_scenes
+
+
 def test_a_run_trains_resumes_and_is_exported(tmp_path: Path) -> None:
     Trainer(RECIPE, tmp_path).run()
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]

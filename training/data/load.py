@@ -45,8 +45,9 @@ def training_set(folder: str | Path, *, columns: Sequence[str] | None = None, de
 
     root = Path(folder)
     wanted = list(columns or dict.fromkeys((*SFT_COLUMNS, *GRPO_COLUMNS)))
-    files = shards(root, "records")
-    if not count_rows(files):
+    # a shard of which everything was rejected is empty, which `datasets` cannot read
+    files = [path for path in shards(root, "records") if count_rows([path])]
+    if not files:
         raise DataError(f"{root} holds no accepted record: `sifthinker data stats {root}` says why they were rejected.")
     data = load_dataset(
         "parquet",

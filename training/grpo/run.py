@@ -94,6 +94,11 @@ def _train(recipe: GrpoRecipe, out: Path, *, first: bool) -> Path:
 def build(recipe: GrpoRecipe, out: Path, record: RunRecord) -> tuple[FocusGRPOTrainer, PolicyProfile]:
     """The trainer of a run, ready to train, and the profile of what it makes."""
     args = arguments(recipe, out)  # ZeRO-3 shards what is loaded after it
+    if args.world_size != recipe.machines.processes:
+        raise UsageError(
+            f"The recipe is for {recipe.machines.processes} process(es) and {args.world_size} were started: say "
+            f"--processes {args.world_size}, in a folder of its own."
+        )
     model, processor, profile = load_start(recipe, name=out.name)
     record.parameters = count_parameters(model)
     memory = ProgressMemory()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sifthinker.policy.errors import UsageError
+from sifthinker.training.checkpoints import log_lines
 
 _CARD = """---
 license: apache-2.0
@@ -53,7 +54,7 @@ def write_card(run: Path, out: Path, *, scores: Path | None, parameters: int, re
         recipe: the recipe's name.
     """
     settings = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
-    lines = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = log_lines(run / "log.jsonl")
     last = lines[-1]
     minutes = {
         phase: max((line["minutes"] for line in lines if line["phase"] == phase), default=0.0) for phase in PHASES

@@ -13,14 +13,25 @@ from sifthinker.training.world.questions import SceneView, make_questions
 from sifthinker.training.world.scene import scene_seed
 from sifthinker.training.world.traces import make_trace
 
+MOST_SCENES = 1_000_000
+"""Scenes of a seed and split (`scene_seed`)."""
+
 
 class SceneStream:
-    """Rendered scenes without end: new ones mixed with scenes seen before, which are asked other questions."""
+    """Rendered scenes without end: new ones mixed with scenes seen before, which are asked other questions.
 
-    def __init__(self, recipe: ScratchRecipe, rank: int, first: int) -> None:
+    Args:
+        recipe: its seed, and how many scenes are kept: so many in each of two processes; more have as many in all.
+        rank: of this process.
+        first: scenes that it has made already.
+        world: processes, each of which has scenes of its own.
+    """
+
+    def __init__(self, recipe: ScratchRecipe, rank: int, first: int, *, world: int = 1) -> None:
         self.recipe = recipe
+        self.kept = max(1, 2 * recipe.buffer_scenes // max(world, 2))
         self.rng = np.random.default_rng([recipe.seed, rank, first])
-        self.next = rank * 500_000 + first
+        self.next = rank * (MOST_SCENES // max(world, 2)) + first
         self.buffer: list[SceneView] = []
 
     def __iter__(self) -> Iterator[SceneView]:
@@ -28,7 +39,7 @@ class SceneStream:
             if len(self.buffer) < 200 or self.rng.random() < self.recipe.new_scenes:
                 view = view_scene(scene_seed("train", self.recipe.seed, self.next))
                 self.next += 1
-                if len(self.buffer) < self.recipe.buffer_scenes:
+                if len(self.buffer) < self.kept:
                     self.buffer.append(view)
                 else:
                     self.buffer[int(self.rng.integers(len(self.buffer)))] = view

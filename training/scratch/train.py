@@ -79,7 +79,7 @@ class Trainer:
         self.optimizers = self._optimizers()
         self.ema = [p.detach().clone() for p in self.params]
         self.resume()
-        self.scenes = iter(SceneStream(recipe, rank, self.cursor.scenes // max(world, 1)))
+        self.scenes = iter(SceneStream(recipe, rank, self.cursor.scenes // max(world, 1), world=world))
         self.rng = np.random.default_rng([recipe.seed, rank, self.cursor.step])
 
     def _optimizers(self) -> list[torch.optim.Optimizer]:

@@ -20,6 +20,7 @@ from sifthinker.policy.files import beside, write_whole
 from sifthinker.policy.profiles import write_profile
 from sifthinker.training import checkpoints
 from sifthinker.training.card import TRAINING_FILE, write_card
+from sifthinker.training.checkpoints import log_lines
 from sifthinker.training.data.tables import shards
 from sifthinker.training.sft.recipe import SftRecipe
 
@@ -180,19 +181,6 @@ def data_record(folder: Path) -> dict[str, Any]:
                 counter[str(row.get(name) or "none")] += 1
     told = {name: dict(counter.most_common()) for name, counter in counts.items()}
     return {"folder": folder.resolve().name, "records": total, "sha256": digest.hexdigest(), **told}
-
-
-def log_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log; one that was cut off is left out."""
-    if not path.is_file():
-        return []
-    lines = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(dict(json.loads(line)))
-        except ValueError:
-            continue
-    return lines
 
 
 def versions() -> dict[str, str]:

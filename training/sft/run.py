@@ -116,6 +116,11 @@ def build(recipe: SftRecipe, out: Path, record: RunRecord) -> tuple[Any, PolicyP
     schedule = Schedule(len(material.train), recipe)
     steps = -(-len(schedule) // (recipe.batch * recipe.accumulate * recipe.machines.processes))
     settings = _arguments(recipe, out, min(steps, recipe.max_steps or steps))  # ZeRO-3 shards what is loaded after it
+    if settings.world_size != recipe.machines.processes:
+        raise UsageError(
+            f"The recipe is for {recipe.machines.processes} process(es) and {settings.world_size} were started: say "
+            f"--processes {settings.world_size}, in a folder of its own."
+        )
     model, processor, profile = load_start(recipe, name=recipe.name or out.name)
     record.parameters = count_parameters(model)
     record.trained_on, record.asked = len(material.train), len(material.asked)

@@ -51,6 +51,16 @@ def test_a_folder_of_rejects_alone_says_where_the_reasons_are(tmp_path: Path) ->
         training_set(tmp_path / "out")
 
 
+def test_a_shard_of_which_everything_was_rejected_is_passed_over(tmp_path: Path) -> None:
+    source = questions(tmp_path / "s", 4)
+    rows = [json.loads(line) for line in source.read_text(encoding="utf-8").splitlines()]
+    for row in rows[:2]:
+        row["boxes"] = [[7, 7, 1, 1]]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    assert len(built(source, tmp_path / "out", shard_size=2)) == 2
+    assert len(training_set(tmp_path / "out")) == 2
+
+
 @pytest.mark.slow
 def test_trl_takes_both_kinds_of_row(tmp_path: Path) -> None:
     from transformers import AutoProcessor
