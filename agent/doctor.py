@@ -22,6 +22,7 @@ OPTIONAL = {
     "httpx": "remote policies: pip install 'sifthinker[remote]'",
     "langgraph-checkpoint-sqlite": "chat history that outlasts the program: pip install langgraph-checkpoint-sqlite",
     "langgraph-checkpoint-postgres": "conversations kept in PostgreSQL: pip install 'sifthinker[postgres]'",
+    "pyarrow": "compare, data and distil: pip install 'sifthinker[data]'",
     "peft": "LoRA adapters and training: pip install 'sifthinker[train]'",
     "trl": "training: pip install 'sifthinker[train]'",
     "ray": "comparing over several machines: pip install 'sifthinker[ray]'",
