@@ -21,7 +21,7 @@ from typer.core import TyperGroup
 
 from sifthinker.agent.cli_options import Debug, DepthOption, ModeOption, PolicyOption, SetOption, ToolOption
 from sifthinker.agent.cli_serving import serve_mcp, serve_web
-from sifthinker.agent.extras import missing_extra, needing
+from sifthinker.agent.extras import missing_extra
 from sifthinker.policy.errors import SifthinkerError, UsageError
 
 LAZY_GROUPS = {
@@ -53,8 +53,7 @@ class LazyGroups(TyperGroup):
 
 
 def _load_group(name: str) -> Any:
-    with needing("train", name):
-        group = typer.main.get_command(import_module(LAZY_GROUPS[name][0]).app)
+    group = typer.main.get_command(import_module(LAZY_GROUPS[name][0]).app)
     group.name = name
     return group
 

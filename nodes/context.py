@@ -61,12 +61,12 @@ class FocusConfig(BaseModel):
     limits: ImageLimits = Field(default_factory=ImageLimits, description="What an image may be.")
 
 
-_CROPS = 2
-"""How often the pixels of a view its crops may hold."""
-
-
 class RunStopped(SifthinkerError):
     """The run was stopped from outside (`FocusContext.stop`)."""
+
+
+_CROP_ROOM = 2
+"""Pixels that the crops of a view may hold together, in whole pictures."""
 
 
 class View:
@@ -95,7 +95,7 @@ class View:
     def bytes(self) -> int:
         """What the view holds in memory, at most: pixels, crops, depth with its integral, depth picture."""
         width, height = self.image.size
-        return 3 * (1 + _CROPS) * width * height + (0 if self.depth is None else 15 * self.depth.array.size)
+        return 3 * (1 + _CROP_ROOM) * width * height + (0 if self.depth is None else 15 * self.depth.array.size)
 
     @cached_property
     def depth_picture(self) -> Image.Image | None:
@@ -120,7 +120,7 @@ class View:
         """Whether the crops hold more pixels than `bytes` counts for them."""
         width, height = self.image.size
         sizes = {id(image): image.size for image, _ in self._crops.values()}  # most stand under two keys
-        return sum(wide * high for wide, high in sizes.values()) > _CROPS * width * height
+        return sum(wide * high for wide, high in sizes.values()) > _CROP_ROOM * width * height
 
 
 class Views:

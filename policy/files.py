@@ -52,7 +52,7 @@ def half_written(folder: Path) -> list[Path]:
 
 def sync_file(path: Path) -> None:
     """Have a file's bytes on disk."""
-    with path.open("r+b") as file:  # Windows syncs only what may be written
+    with path.open("rb") as file:
         os.fsync(file.fileno())
 
 

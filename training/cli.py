@@ -89,9 +89,9 @@ def sft(
 def _show_scratch(settings: dict[str, Any], recipe: str, arguments: list[str], processes: int) -> None:
     from rich.console import Console
 
+    from sifthinker.training.console import show_plan
     from sifthinker.training.launch import shown
     from sifthinker.training.scratch_plan import plan_scratch
-    from sifthinker.training.telling import show_plan
 
     plan, step, command = plan_scratch(settings, arguments, processes)
     console = Console(highlight=False)
@@ -102,6 +102,7 @@ def _show_scratch(settings: dict[str, Any], recipe: str, arguments: list[str], p
 def _run(settings: dict[str, Any], out: Path) -> None:
     if importlib.util.find_spec("torch") is None:  # a broken installation, said before the work
         raise ModuleNotFoundError(name="torch")
+    from sifthinker.training.launch import own_rank
     from sifthinker.training.recipes import fitted
     from sifthinker.training.scratch.export import export_policy
     from sifthinker.training.scratch.recipe import ScratchRecipe
@@ -109,7 +110,7 @@ def _run(settings: dict[str, Any], out: Path) -> None:
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     launch(fitted(ScratchRecipe, settings), out)
-    if os.environ.get("RANK", "0") == "0":
+    if own_rank() == 0:
         export_policy(out, out / "policy")
 
 

@@ -149,8 +149,33 @@ def shown(command: Sequence[str]) -> str:
 
 
 def launched() -> bool:
-    """Whether this process is one of several that a launcher started."""
-    return "RANK" in os.environ
+    """Whether this process is one that a launcher started: torchrun, accelerate, deepspeed.
+
+    Each of them says `LOCAL_RANK`. A `RANK` alone is a job operator's, of the machine and not of a process.
+    """
+    return "RANK" in os.environ and "LOCAL_RANK" in os.environ
+
+
+def own_rank() -> int:
+    """The number of this process among those of a launcher; 0 without one. Process 0 writes and tells."""
+    return int(os.environ["RANK"]) if launched() else 0
+
+
+def check_processes(machines: Machines, found: int) -> None:
+    """See that as many processes run as the recipe says: steps and what is left of a schedule are counted with them.
+
+    Args:
+        machines: the recipe's.
+        found: processes there are.
+
+    Raises:
+        UsageError: more, or fewer.
+    """
+    if found != machines.processes:
+        raise UsageError(
+            f"The recipe is for {machines.processes} process(es) and {found} were started: say --processes {found} in "
+            "a folder of its own, or let `sifthinker` start them."
+        )
 
 
 def settle_on_cpu() -> None:

@@ -1,4 +1,4 @@
-"""An adapter put into the weights it was trained on: a folder that plain transformers loads.
+"""An adapter put into the weights it was trained on, or several runs into their mean: what plain transformers loads.
 
     sifthinker merge runs/qwen3-vl-4b --out my-policy
     sifthinker merge runs/seed0 runs/seed1 runs/seed2 --out my-policy        # the mean of their weights

@@ -37,11 +37,11 @@ def merge(
     from rich.console import Console
     from transformers.utils import logging as hf_logging
 
-    from sifthinker.training.merge import merge as merge_adapter
+    from sifthinker.training.merge import merge as write_merged
 
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()
-    written = merge_adapter(sources[0], out, others=sources[1:], dtype=dtype, name=name, scores=scores, base=base)
+    written = write_merged(sources[0], out, others=sources[1:], dtype=dtype, name=name, scores=scores, base=base)
     size = sum(path.stat().st_size for path in written.rglob("*") if path.is_file())
     Console(highlight=False).print(
         f"{written}: {size / 1e6:,.1f} MB. Try it: sifthinker ask IMAGE QUESTION --policy {written}", soft_wrap=True

@@ -11,7 +11,18 @@ from tuning import small_data, tiny_model
 from sifthinker.agent.cli import run as sifthinker
 from sifthinker.policy.errors import UsageError
 from sifthinker.training.changes import changed
-from sifthinker.training.launch import NODE, Machines, accelerate_config, command_of, launch, shown, write_config
+from sifthinker.training.launch import (
+    NODE,
+    Machines,
+    accelerate_config,
+    check_processes,
+    command_of,
+    launch,
+    launched,
+    own_rank,
+    shown,
+    write_config,
+)
 from sifthinker.training.planner import plan
 from sifthinker.training.recipes import load_recipe, recipe_names
 from sifthinker.training.sft.dry_run import dry_run, estimated_tokens
@@ -178,3 +189,19 @@ def test_fields_can_be_set_on_the_command_line() -> None:
     for wrong in ("lr", "=3", "lr.x=1"):
         with pytest.raises(UsageError):
             changed(settings, [wrong])
+
+
+def test_a_job_operator_s_rank_is_no_launcher_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    assert not launched()
+    assert own_rank() == 0
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert launched()
+    assert own_rank() == 1
+
+
+def test_another_number_of_processes_than_the_recipe_s_is_refused() -> None:
+    check_processes(Machines(processes=2), 2)
+    for found in (1, 3):
+        with pytest.raises(UsageError, match=rf"for 2 process\(es\) and {found} were started: say --processes {found}"):
+            check_processes(Machines(processes=2), found)

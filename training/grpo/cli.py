@@ -123,8 +123,8 @@ def _is_complete(recipe: GrpoRecipe, out: Path) -> bool:
 def _train(recipe: GrpoRecipe, out: Path) -> int:
     import torch
 
+    from sifthinker.training.console import quieten, telling
     from sifthinker.training.grpo.run import train
-    from sifthinker.training.telling import quieten, telling
 
     quieten()
     try:
@@ -166,9 +166,9 @@ def _optimising(recipe: GrpoRecipe) -> tuple[int, float]:
 def _show_plan(recipe: GrpoRecipe, name: str, arguments: list[str], out: Path | None, *, hub: bool) -> None:
     from rich.console import Console
 
+    from sifthinker.training.console import quieten, show_command, show_plan
     from sifthinker.training.grpo.dry_run import dry_run
     from sifthinker.training.launch import write_config
-    from sifthinker.training.telling import quieten, show_command, show_plan
 
     quieten()
     title = Path(name).stem if name.endswith((".yaml", ".yml")) else name

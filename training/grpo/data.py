@@ -27,16 +27,14 @@ from sifthinker.training.grpo.recipe import RecordsConfig, ScenesConfig, WorldCo
 from sifthinker.training.world.dataset import QuestionRecord, read_world
 from sifthinker.training.world.questions import SceneView, make_question
 from sifthinker.training.world.render import render
-from sifthinker.training.world.scene import make_scene, scene_seed
+from sifthinker.training.world.scene import SCENES_PER_SEED, make_scene, scene_seed
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 Row = dict[str, Any]
-SCENES = 1_000_000
-"""Scenes of a seed."""
 NEXT_SCENE = 618_033
-"""From a scene without a question of a family to the one tried next; no common factor with `SCENES`, so all are met."""
+"""From a scene without a question of a family to the next that is tried; prime to `SCENES_PER_SEED`: all are met."""
 KEPT_ROWS = 64
 """Rows at hand: TRL asks for a batch again for each pass over it."""
 
@@ -86,7 +84,7 @@ class Scenes:
         config = self.config
         family = config.families[index % len(config.families)]
         for attempt in range(1000):
-            number = scene_seed("train", config.seed, (index + attempt * NEXT_SCENE) % SCENES)
+            number = scene_seed("train", config.seed, (index + attempt * NEXT_SCENE) % SCENES_PER_SEED)
             rng = np.random.default_rng([number, attempt, 3])
             scene = make_scene(number)
             view = SceneView(scene, render(scene, config.size))

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ from sifthinker.training.grpo.rewards import build_rewards, load_judge
 from sifthinker.training.grpo.start import arguments, load_start
 from sifthinker.training.grpo.tables import RolloutTables, append
 from sifthinker.training.grpo.trainer import PROGRESS, FocusGRPOTrainer, everyone
-from sifthinker.training.launch import settle_on_cpu
+from sifthinker.training.launch import check_processes, own_rank, settle_on_cpu
 from sifthinker.training.rewards import ProgressMemory
 from sifthinker.training.sft.records import RunRecord, ship
 from sifthinker.training.sft.start import count_parameters, lora_config
@@ -53,7 +52,7 @@ def train(recipe: GrpoRecipe, out: Path) -> Path:
         UsageError: the folder belongs to another run, or something in the recipe cannot be. PolicyLoadError: no start.
         DataError: no questions, or a damaged checkpoint.
     """
-    first = int(os.environ.get("RANK", "0")) == 0
+    first = own_rank() == 0
     settle_on_cpu()
     out.mkdir(parents=True, exist_ok=True)
     with saving(out, "The last whole checkpoint is kept. "), locked(out) if first else contextlib.nullcontext():
@@ -94,11 +93,7 @@ def _train(recipe: GrpoRecipe, out: Path, *, first: bool) -> Path:
 def build(recipe: GrpoRecipe, out: Path, record: RunRecord) -> tuple[FocusGRPOTrainer, PolicyProfile]:
     """The trainer of a run, ready to train, and the profile of what it makes."""
     args = arguments(recipe, out)  # ZeRO-3 shards what is loaded after it
-    if args.world_size != recipe.machines.processes:
-        raise UsageError(
-            f"The recipe is for {recipe.machines.processes} process(es) and {args.world_size} were started: say "
-            f"--processes {args.world_size}, in a folder of its own."
-        )
+    check_processes(recipe.machines, args.world_size)
     model, processor, profile = load_start(recipe, name=out.name)
     record.parameters = count_parameters(model)
     memory = ProgressMemory()

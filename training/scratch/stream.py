@@ -10,11 +10,8 @@ import numpy as np
 from sifthinker.training.scratch.pictures import view_scene
 from sifthinker.training.scratch.recipe import ScratchRecipe
 from sifthinker.training.world.questions import SceneView, make_questions
-from sifthinker.training.world.scene import scene_seed
+from sifthinker.training.world.scene import SCENES_PER_SEED, scene_seed
 from sifthinker.training.world.traces import make_trace
-
-MOST_SCENES = 1_000_000
-"""Scenes of a seed and split (`scene_seed`)."""
 
 
 class SceneStream:
@@ -31,7 +28,7 @@ class SceneStream:
         self.recipe = recipe
         self.kept = max(1, 2 * recipe.buffer_scenes // max(world, 2))
         self.rng = np.random.default_rng([recipe.seed, rank, first])
-        self.next = rank * (MOST_SCENES // max(world, 2)) + first
+        self.next = rank * (SCENES_PER_SEED // max(world, 2)) + first
         self.buffer: list[SceneView] = []
 
     def __iter__(self) -> Iterator[SceneView]:

@@ -31,7 +31,7 @@ from sifthinker.policy.errors import DataError
 from sifthinker.policy.files import write_whole
 from sifthinker.training.checkpoints import TORN
 from sifthinker.training.folders import locked, unwritable
-from sifthinker.training.launch import settle_on_cpu
+from sifthinker.training.launch import launched, own_rank, settle_on_cpu
 from sifthinker.training.scratch.batches import collate, encode, learnt
 from sifthinker.training.scratch.losses import Losses
 from sifthinker.training.scratch.model import build_model
@@ -282,7 +282,7 @@ def launch(recipe: ScratchRecipe, out: Path) -> None:
     Raises:
         UsageError: another run trains in the folder. DataError: it cannot be written, or holds a damaged checkpoint.
     """
-    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    rank, world = own_rank(), int(os.environ["WORLD_SIZE"]) if launched() else 1
     with ExitStack() as stack:
         if rank == 0:
             try:

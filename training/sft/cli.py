@@ -11,9 +11,9 @@ from rich.console import Console
 
 from sifthinker.policy.errors import SifthinkerError, UsageError
 from sifthinker.training.changes import changed
+from sifthinker.training.console import quieten, show_command, show_plan, telling
 from sifthinker.training.launch import command_of, launch, launched, write_config
 from sifthinker.training.sft.recipe import SftRecipe, recipe_of
-from sifthinker.training.telling import quieten, show_command, show_plan, telling
 
 
 def run_recipe(

@@ -20,7 +20,6 @@ from sifthinker.policy.files import beside, write_whole
 from sifthinker.policy.profiles import write_profile
 from sifthinker.training import checkpoints
 from sifthinker.training.card import TRAINING_FILE, write_card
-from sifthinker.training.checkpoints import log_lines
 from sifthinker.training.data.tables import shards
 from sifthinker.training.sft.recipe import SftRecipe
 
@@ -105,7 +104,7 @@ def finish(record: RunRecord, out: Path, profile: PolicyProfile, *, checkpoint: 
     """
     if not checkpoints.is_whole(checkpoint):
         raise DataError(f"{checkpoint} is not there whole: run the same command again.")
-    lines = log_lines(out / "log.jsonl")
+    lines = checkpoints.log_lines(out / "log.jsonl")
     record.scores = [line for line in lines if "eval_score" in line]
     record.step, record.seconds = checkpoints.step_of(checkpoint), round(seconds, 1)
     record.steps = max((int(line["step"]) for line in lines), default=record.step)

@@ -23,7 +23,7 @@ from sifthinker.policy.errors import UsageError
 from sifthinker.training import checkpoints
 from sifthinker.training.data.records import Record
 from sifthinker.training.folders import locked, saving
-from sifthinker.training.launch import launched, take_one_gpu
+from sifthinker.training.launch import check_processes, launched, own_rank, take_one_gpu
 from sifthinker.training.sft.recipe import SftRecipe
 from sifthinker.training.sft.records import RunRecord, begin, finish
 from sifthinker.training.sft.schedule import Schedule
@@ -60,7 +60,7 @@ def train(recipe: SftRecipe, out: Path) -> Path:
         UsageError: no data, or the folder was begun with other settings. DataError: records that cannot be read.
         PolicyLoadError: no model to begin with.
     """
-    first = int(os.environ.get("RANK", "0")) == 0
+    first = own_rank() == 0
     out.mkdir(parents=True, exist_ok=True)
     with saving(out, "The last whole checkpoint is kept. "), locked(out) if first else contextlib.nullcontext():
         return _train(recipe, out, first=first)
@@ -116,11 +116,7 @@ def build(recipe: SftRecipe, out: Path, record: RunRecord) -> tuple[Any, PolicyP
     schedule = Schedule(len(material.train), recipe)
     steps = -(-len(schedule) // (recipe.batch * recipe.accumulate * recipe.machines.processes))
     settings = _arguments(recipe, out, min(steps, recipe.max_steps or steps))  # ZeRO-3 shards what is loaded after it
-    if settings.world_size != recipe.machines.processes:
-        raise UsageError(
-            f"The recipe is for {recipe.machines.processes} process(es) and {settings.world_size} were started: say "
-            f"--processes {settings.world_size}, in a folder of its own."
-        )
+    check_processes(recipe.machines, settings.world_size)
     model, processor, profile = load_start(recipe, name=recipe.name or out.name)
     record.parameters = count_parameters(model)
     record.trained_on, record.asked = len(material.train), len(material.asked)

@@ -41,7 +41,8 @@ MIN_VISIBLE = 0.4
 """Every object of a scene shows at least this share of its silhouette."""
 
 _SPLIT_BASE: dict[str, int] = {"train": 0, "val": 1 << 42, "test": 1 << 43}
-_SCENES_PER_SEED = 1_000_000
+SCENES_PER_SEED = 1_000_000
+"""Scenes that a split has for each seed, and seeds there are."""
 
 
 def scene_seed(split: Split, seed: int, index: int) -> int:
@@ -54,9 +55,9 @@ def scene_seed(split: Split, seed: int, index: int) -> int:
     """
     if split not in _SPLIT_BASE:
         raise ValueError(f"split must be train, val or test, got {split!r}")
-    if not (0 <= seed < 1_000_000 and 0 <= index < _SCENES_PER_SEED):
+    if not (0 <= seed < SCENES_PER_SEED and 0 <= index < SCENES_PER_SEED):
         raise ValueError(f"seed and index must be in [0, 1,000,000), got {seed} and {index}")
-    return _SPLIT_BASE[split] + seed * _SCENES_PER_SEED + index
+    return _SPLIT_BASE[split] + seed * SCENES_PER_SEED + index
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import logging
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
 
-from sifthinker.training.launch import CONFIG, Machines, command_of, shown
+from sifthinker.training.launch import CONFIG, Machines, command_of, own_rank, shown
 from sifthinker.training.planner import GB, Plan
 
 
@@ -22,7 +21,7 @@ from sifthinker.training.planner import GB, Plan
 def telling() -> Iterator[None]:
     """What a run says of itself goes to standard error, once: of several processes the first one says it."""
     own = logging.getLogger("sifthinker")
-    own.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
+    own.setLevel(logging.INFO if own_rank() == 0 else logging.WARNING)
     handler = RichHandler(console=Console(stderr=True), show_level=False, show_path=False)
     own.addHandler(handler)
     try:
