@@ -18,8 +18,9 @@ def plan_scratch(settings: dict[str, Any], arguments: Sequence[str], processes: 
         UsageError: the recipe does not fit.
     """
     from sifthinker.training.scratch.model import CROP_PX, DEPTH_PX, RGB_PX, TOKEN_PX, build_model
+    from sifthinker.training.scratch.pictures import view_scene
     from sifthinker.training.scratch.recipe import ScratchRecipe
-    from sifthinker.training.scratch.stream import corpus
+    from sifthinker.training.scratch.stream import SceneStream, corpus
     from sifthinker.training.scratch.tokenizer import build_tokenizer
 
     recipe = fitted(ScratchRecipe, settings)
@@ -41,8 +42,11 @@ def plan_scratch(settings: dict[str, Any], arguments: Sequence[str], processes: 
             name="activations", bytes=float(layer * size.layers + vision), why=f"{places:,} tokens, every tensor kept"
         ),
     ]
+    kept, picture = SceneStream.kept_of(recipe, processes), view_scene(0).render
+    one = sum(array.nbytes for array in (picture.rgb, picture.depth, picture.ids))
     total = sum(part.bytes for part in parts)
-    parts.append(Part(name="slack", bytes=SLACK * total, why=f"{SLACK:.0%} of the above"))
+    parts.append(Part(name="scenes", bytes=float(kept * one), why=f"{kept:,} kept, to be asked again"))
+    parts.append(Part(name="slack", bytes=SLACK * total, why=f"{SLACK:.0%} of the others"))
     plan = Plan(
         workload=Workload(model="scratch", dtype="float32", gpus=processes, batch=recipe.scenes),
         source="built from random weights",
@@ -54,5 +58,8 @@ def plan_scratch(settings: dict[str, Any], arguments: Sequence[str], processes: 
         parts=parts,
     )
     step = f"A step: {plan.samples_per_step} scenes of {asked} branches each, about {plan.tokens_per_step:,} tokens."
-    budget = f"{recipe.vision_minutes:g} minutes on the vision tower, then {recipe.minutes:g} on everything."
+    budget = (
+        f"{recipe.vision_minutes:g} minutes on the vision tower, {recipe.find_minutes:g} on finding what is named, "
+        f"then {recipe.minutes:g} on everything."
+    )
     return plan, f"{step} {budget}", command_of(arguments, Machines(processes=processes), Path())

@@ -28,7 +28,15 @@ from sifthinker.training.scratch.train import Trainer
 
 TINY = ModelSize(hidden=48, layers=2, heads=2, head_dim=24, mlp=64, vision_hidden=32, vision_layers=1, vision_heads=2)
 RECIPE = ScratchRecipe(
-    model=TINY, scenes=2, vision_scenes=2, vision_minutes=0.02, minutes=0.05, log_every=1, save_every_minutes=0.0
+    model=TINY,
+    scenes=2,
+    vision_scenes=2,
+    find_scenes=2,
+    vision_minutes=0.02,
+    find_minutes=0.02,
+    minutes=0.05,
+    log_every=1,
+    save_every_minutes=0.0,
 )
 
 
@@ -179,10 +187,20 @@ def test_every_process_of_many_has_scenes_of_its_own() -> None:
     assert SceneStream(recipe, 1, 5, world=2).kept == recipe.buffer_scenes
 
 
+def test_the_first_phase_teaches_the_vision_tower_alone(tmp_path: Path) -> None:
+    trainer = Trainer(RECIPE.model_copy(update={"find_minutes": 0.0, "minutes": 0.0}), tmp_path)
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    trainer.run()
+    moved = {name for name, value in trainer.model.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved
+    assert all("visual" in name for name in moved)
+    assert trainer.cursor.phase == "done"
+
+
 def test_a_run_trains_resumes_and_is_exported(tmp_path: Path) -> None:
     Trainer(RECIPE, tmp_path).run()
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert {line["phase"] for line in lines} == {"vision", "traces"}
+    assert {line["phase"] for line in lines} == {"vision", "find", "traces"}
     resumed = Trainer(RECIPE, tmp_path)
     assert resumed.cursor.phase == "done"
     (tmp_path / "recipe.json").write_text(RECIPE.model_dump_json())

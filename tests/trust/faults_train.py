@@ -24,7 +24,8 @@ RECIPE = {
         "hidden": 48, "layers": 2, "heads": 2, "head_dim": 24, "mlp": 64,
         "vision_hidden": 32, "vision_layers": 1, "vision_heads": 2,
     },
-    "scenes": 2, "vision_scenes": 2, "vision_minutes": 0.01, "minutes": 0.02, "log_every": 1, "save_every_minutes": 0.0,
+    "scenes": 2, "vision_scenes": 2, "find_scenes": 2, "vision_minutes": 0.01, "find_minutes": 0.01, "minutes": 0.02,
+    "log_every": 1, "save_every_minutes": 0.0,
 }  # fmt: skip
 
 
@@ -46,7 +47,7 @@ def checkpoint(round: Round) -> tuple[int, int]:
     if not path.exists():
         return -1, 0
     cursor = torch.load(path, weights_only=True)["cursor"]
-    return ("vision", "traces", "done").index(cursor["phase"]), cursor["step"]
+    return ("vision", "find", "traces", "done").index(cursor["phase"]), cursor["step"]
 
 
 def finished(round: Round, before: tuple[int, int]) -> None:

@@ -25,10 +25,10 @@ of question. It is there so that everything runs with no download; for photograp
 
     sifthinker train sft {recipe} --out runs/{recipe}
 
-Seed {seed}. To see and to find what is named for {vision_minutes} minutes (dense targets for every place of the image,
-short texts that name and box), then also focus traces in the modes direct, internal and tools for {minutes} minutes:
-{branches:,} branches of text, and {scenes:,} views of scenes of the training split in all. Written as bfloat16; the
-weights are a moving average over the last steps.
+Seed {seed}, {steps}. To see for {vision_minutes} minutes (dense targets for every place of the image), to find what
+is named for {find_minutes} minutes (short texts that name and box), then everything, with focus traces in the modes
+direct, internal and tools, for {minutes} minutes: {branches:,} branches of text, and {scenes:,} views of scenes of the
+training split in all. Written as bfloat16; the weights are a moving average over the last steps.
 
 ## Scores
 
@@ -39,7 +39,7 @@ weights are a moving average over the last steps.
 Apache-2.0, like the code. Trained on rendered scenes only; no third party's data or weights went into it.
 """
 
-PHASES = ("vision", "traces")
+PHASES = ("vision", "find", "traces")
 _ROWS = ("accuracy", "hiou", "valid", "depth_error", "seconds", "images", "tokens")
 
 
@@ -59,11 +59,14 @@ def write_card(run: Path, out: Path, *, scores: Path | None, parameters: int, re
     minutes = {
         phase: max((line["minutes"] for line in lines if line["phase"] == phase), default=0.0) for phase in PHASES
     }
+    steps = [max((line["step"] for line in lines if line["phase"] == phase), default=0) for phase in PHASES]
     text = _CARD.format(
         parameters=parameters / 1e6,
         recipe=recipe,
         seed=settings["seed"],
+        steps=f"{steps[0]:,} + {steps[1]:,} + {steps[2]:,} steps",
         vision_minutes=round(minutes["vision"]),
+        find_minutes=round(minutes["find"]),
         minutes=round(minutes["traces"]),
         scenes=last["scenes"],
         branches=last["branches"],

@@ -107,7 +107,7 @@ class CellHead(nn.Module):
         parts = {
             "present": F.binary_cross_entropy_with_logits(present[:, 0], on.float()),
             "color": F.cross_entropy(color[on], want_color[on]),
-            "shape": F.cross_entropy(shape[on], want_shape[on]),
+            "shape": F.cross_entropy(shape[on], want_shape[on]) * 3,  # learnt last, and what things are confused by
             "box": (box[inside] - want_box[inside]).abs().mean() * 10,
             "depth": (depth[:, 0] - want_depth).abs().mean() * 5,
             "box_depth": (box_depth[on, 0] - want_box_depth[on]).abs().mean() * 10,

@@ -1,4 +1,4 @@
-"""Trains the embedded policy from nothing: to see and to find what is named first, then everything on traces too.
+"""Trains the embedded policy from nothing: to see first, then to find what is named, then everything on traces too.
 
     sifthinker train sft embedded --out runs/embedded
 
@@ -17,7 +17,7 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +43,8 @@ from sifthinker.training.scratch.targets import CellHead
 from sifthinker.training.scratch.tokenizer import build_tokenizer
 
 log = logging.getLogger(__name__)
+Step = Callable[[], tuple[Tensor, dict[str, float]]]
+"""Draws a batch; its loss, and numbers for the log."""
 
 
 @dataclass
@@ -70,9 +72,10 @@ class Trainer:
         self.model.train()
         self.head = CellHead(recipe.model.hidden)
         self.maker = SampleMaker(self.tokenizer, recipe.samples)
-        self.seer = SampleMaker(
-            self.tokenizer, recipe.samples.model_copy(update={"verdict": 0, "direct": 0, "internal": 0, "ground": 2})
-        )
+        alone = {"ground": 0, "verdict": 0, "direct": 0, "internal": 0, "tools": 0}
+        self.seer = SampleMaker(self.tokenizer, recipe.samples.model_copy(update=alone))
+        finding = {**alone, "ground": recipe.find_ground}
+        self.finder = SampleMaker(self.tokenizer, recipe.samples.model_copy(update=finding))
         self.losses = Losses(self.tokenizer, recipe.number_sigma)
         self.cursor = Cursor()
         self.params = [*self.model.parameters(), *self.head.parameters()]
@@ -100,26 +103,28 @@ class Trainer:
         ]
 
     def run(self) -> None:
-        """Both phases, from wherever the last checkpoint left them."""
-        if self.cursor.phase == "vision":
-            self._phase(
-                self.recipe.vision_minutes, self.recipe.vision_lr, self.recipe.vision_final_lr, self._vision_step
-            )
-            self.cursor = Cursor(phase="traces", scenes=self.cursor.scenes)
+        """All phases, from wherever the last checkpoint left them."""
+        r = self.recipe
+        phases: dict[str, tuple[float, float, float, Step]] = {
+            "vision": (r.vision_minutes, r.vision_lr, r.vision_final_lr, self._vision_step),
+            "find": (r.find_minutes, r.find_lr, r.find_final_lr, self._find_step),
+            "traces": (r.minutes, r.lr, r.final_lr, self._trace_step),
+        }
+        names = [*phases, "done"]
+        while (phase := self.cursor.phase) != "done":
+            self._phase(*phases[phase])
+            following = names[names.index(phase) + 1]
+            self.cursor = Cursor(phase=following, scenes=self.cursor.scenes, branches=self.cursor.branches)
             self.optimizers = self._optimizers()
             self.save()
-        self._phase(self.recipe.minutes, self.recipe.lr, self.recipe.final_lr, self._trace_step)
-        self.cursor.phase = "done"
-        self.save()
 
-    def _phase(
-        self, minutes: float, lr: float, final: float, step: Callable[[], tuple[Tensor, dict[str, float]]]
-    ) -> None:
+    def _phase(self, minutes: float, lr: float, final: float, step: Step) -> None:
         recipe, cursor = self.recipe, self.cursor
+        self.model.model.language_model.requires_grad_(cursor.phase != "vision")
         last_save = last = time.monotonic()
         told: dict[str, list[float]] = {}
         while True:
-            progress = self._agree(cursor.seconds / (minutes * 60))
+            progress = self._agree(cursor.seconds / (minutes * 60) if minutes else 1.0)
             if progress >= 1.0:
                 return
             rate = lr * (final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress)))
@@ -155,18 +160,22 @@ class Trainer:
                 last_save = now
 
     def _vision_step(self) -> tuple[Tensor, dict[str, float]]:
-        return self._step(self._samples(self.seer, self.recipe.vision_scenes), aux_weight=1.0)
+        samples = self._samples(self.seer, self.recipe.vision_scenes)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            images = encode(self.model.model.visual, samples)
+            return self.head.loss(images.in_order(), images.targets)
+
+    def _find_step(self) -> tuple[Tensor, dict[str, float]]:
+        return self._step(self._samples(self.finder, self.recipe.find_scenes), aux_weight=1.0)
 
     def _trace_step(self) -> tuple[Tensor, dict[str, float]]:
         return self._step(self._samples(self.maker, self.recipe.scenes), self.recipe.aux_weight)
 
     def _step(self, samples: list[SceneSample], aux_weight: float) -> tuple[Tensor, dict[str, float]]:
-        """The loss of a batch. In the first phase, branches of traces lend their crops and are not learnt."""
+        """The loss of a batch."""
         with torch.autocast("cpu", dtype=torch.bfloat16):
             images = encode(self.model.model.visual, samples)
             aux, told = self.head.loss(images.in_order(), images.targets)
-            if self.cursor.phase == "vision":
-                samples = [replace(s, branches=[b for b in s.branches if b.kind == "ground"]) for s in samples]
             prefix, groups, members = collate(self.maker, samples, images.order)
             hidden = forward(self.model, prefix, groups, images.tokens)
             places = learnt(hidden, members)
@@ -186,14 +195,15 @@ class Trainer:
     def _average_gradients(self) -> None:
         if self.world == 1:
             return
-        for p in self.params:
+        moved = [p for p in self.params if p.requires_grad]
+        for p in moved:
             if p.grad is None:
                 p.grad = torch.zeros_like(p)
-        flat = torch.cat([p.grad.flatten() for p in self.params if p.grad is not None])
+        flat = torch.cat([p.grad.flatten() for p in moved if p.grad is not None])
         dist.all_reduce(flat)
         flat /= self.world
         at = 0
-        for p in self.params:
+        for p in moved:
             assert p.grad is not None
             p.grad.copy_(flat[at : at + p.numel()].view_as(p))
             at += p.numel()
