@@ -276,7 +276,8 @@ def load_depth(spec: str | DepthMap | DepthEstimator | None) -> DepthEstimator |
 
     from sifthinker.nodes.depth_anything import DepthAnythingV2  # brings torch and timm
 
-    return CachedDepth(DepthAnythingV2.from_pretrained(HUB_SIZES.get(spec, spec)))
+    source = HUB_SIZES.get(spec, spec)
+    return CachedDepth(DepthAnythingV2.from_pretrained(source, device="cpu" if source == "embedded" else "auto"))
 
 
 def _inside(low: float, high: float, side: int) -> tuple[float, float]:

@@ -86,7 +86,7 @@ class DepthAnythingV2(nn.Module):
         Args:
             source: "embedded", a hub id, a folder, or a .safetensors or .pth file, in the layout of the original
                 checkpoints or of transformers. A .pth file is read as plain tensors only.
-            device: where it is to run.
+            device: where it is to run; "auto": on the GPU, where there is one.
 
         Raises:
             UsageError: the source has none of these forms. DepthError: nothing usable is there.
@@ -97,6 +97,8 @@ class DepthAnythingV2(nn.Module):
         with torch.device("meta"):
             model = cls(config, name=name)
         model.load_state_dict({key: tensor.float() for key, tensor in state.items()}, assign=True)
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
         return model.to(device).eval()
 
     def forward(self, pixel_values: Tensor) -> Tensor:

@@ -50,7 +50,12 @@ def load_weights(
     if folder.is_dir():
         _refuse_pickles(folder, "model")
     else:
-        _require_hub(source)
+        try:
+            _require_hub(source)
+        except PolicyLoadError as error:
+            if adapter is None or folder == profile_folder:
+                raise
+            raise PolicyLoadError(f"{adapter} is an adapter of {source}. {error}") from error
     device = device or _best_device()
     torch_dtype = _dtype(dtype, device)
     common = {"revision": revision or "main", "trust_remote_code": trust_remote_code}
@@ -87,7 +92,13 @@ def load_weights(
 def _require_hub(source: str) -> None:
     """Fail at once where the hub cannot be reached: its client tries again and again for over a minute."""
     from huggingface_hub import constants, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
 
+    try:
+        validate_repo_id(source)
+    except HFValidationError as error:
+        raise PolicyLoadError(f"There is no folder {source}, and no model of the hub has such a name.") from error
     cached = isinstance(try_to_load_from_cache(source, "config.json"), str)
     if cached or constants.HF_HUB_OFFLINE or any(getproxies().get(kind) for kind in ("https", "all")):
         return

@@ -9,6 +9,7 @@ Spread over several machines, the same command is started on each, with the vari
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -33,6 +34,8 @@ _HEAD = "# Written by sifthinker; `accelerate launch --config_file` reads it. Ch
 NODE = ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
 """Which of several machines this is (0 is the first), and where the first one is reached (the port is optional)."""
 PORT = "29500"
+GRACE_S = 45.0
+"""So long a launcher that is interrupted may take to end its processes: torchrun gives them 30 seconds."""
 ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "200000000000"}
 """glibc keeps the large buffers of a step instead of handing them back: CPU training is several times faster."""
 
@@ -214,4 +217,11 @@ def launch(command: Sequence[str], machines: Machines) -> int:
     if machines.gpu_gb is None:
         extra = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"), **ALLOCATOR}
         extra |= {"DS_ACCELERATOR": "cpu"} if machines.zero else {}
-    return subprocess.call(list(command), env={**os.environ, **extra})
+    with subprocess.Popen(list(command), env={**os.environ, **extra}) as started:
+        try:
+            return started.wait()
+        except BaseException:  # Ctrl-C reaches the launcher, too, which must be left the time to end what it started
+            with contextlib.suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
+                started.wait(timeout=GRACE_S)
+            started.terminate()
+            raise

@@ -173,6 +173,15 @@ def photograph(size: tuple[int, int], seed: int = 0) -> Image.Image:
     return Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)
 
 
+def test_it_runs_on_the_gpu_where_there_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(DepthAnythingV2, "to", lambda self, device: seen.append(str(device)) or self)
+    load_depth(str(as_transformers_folder(reference("tiny"), tmp_path)))
+    load_depth("embedded")  # so small that moving the pictures would cost more
+    assert seen == ["cuda", "cpu"]
+
+
 def network(folder: Path, shape: str = "tiny") -> DepthAnythingV2:
     return DepthAnythingV2.from_pretrained(as_transformers_folder(reference(shape), folder))
 

@@ -175,6 +175,10 @@ def test_an_adapter_is_put_on_its_model(copy: Path, tmp_path: Path, asked: Asked
     # A folder that holds nothing but the adapter loads the model that it names.
     edit(tmp_path / "adapter" / "adapter_config.json", base_model_name_or_path=str(copy))
     assert load_policy(str(tmp_path / "adapter")).generate(asked()).text == expected.text
+    # Its model has moved since.
+    edit(tmp_path / "adapter" / "adapter_config.json", base_model_name_or_path=str(tmp_path / "moved"))
+    with pytest.raises(PolicyLoadError, match=r"adapter is an adapter of .*moved\. There is no folder .*moved"):
+        load_policy(str(tmp_path / "adapter"))
 
 
 def test_a_pickled_adapter_is_refused(copy: Path, tmp_path: Path) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -191,7 +195,31 @@ def test_fields_can_be_set_on_the_command_line() -> None:
             changed(settings, [wrong])
 
 
+def test_an_interrupted_launcher_has_the_time_to_end_what_it_started(tmp_path: Path) -> None:
+    """Ctrl-C reaches launcher and workers alike; a launcher that is killed at once would leave its workers behind."""
+    worker = (
+        "import signal, sys, time, pathlib\n"
+        "def end(*_):\n    time.sleep(1.5); pathlib.Path(sys.argv[1]).touch(); sys.exit(0)\n"
+        "signal.signal(signal.SIGINT, end); print('up', flush=True); time.sleep(60)"
+    )
+    starter = (
+        "import sys; from sifthinker.training.launch import Machines, launch\n"
+        "launch([sys.executable, '-c', sys.argv[1], sys.argv[2]], Machines())"
+    )
+    done = tmp_path / "done"
+    started = subprocess.Popen(
+        [sys.executable, "-c", starter, worker, str(done)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        start_new_session=True, text=True,
+    )  # fmt: skip
+    assert started.stdout is not None
+    assert started.stdout.readline() == "up\n"
+    os.killpg(started.pid, signal.SIGINT)
+    started.communicate(timeout=30)
+    assert done.exists()
+
+
 def test_a_job_operator_s_rank_is_no_launcher_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
     monkeypatch.setenv("RANK", "1")
     assert not launched()
     assert own_rank() == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,13 +15,16 @@ from tuning import small_data, small_recipe, tiny_model
 
 from sifthinker.agent.cli import run as sifthinker
 from sifthinker.policy.boxes import BoxSpace
-from sifthinker.policy.errors import UsageError
+from sifthinker.policy.errors import PolicyError, UsageError
 from sifthinker.policy.load import load_policy
 from sifthinker.policy.messages import ImagePart, message
 from sifthinker.training import checkpoints
+from sifthinker.training.sft.evaluation import Told, scores_of
+from sifthinker.training.sft.records import begin
 from sifthinker.training.sft.run import train
 from sifthinker.training.sft.schedule import Schedule
 from sifthinker.training.sft.start import load_start
+from sifthinker.training.sft.trainer import Journal
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +144,35 @@ def test_it_asks_held_out_questions_keeps_the_best_and_stops(place: Path, tmp_pa
     assert told["step"] == 3
     assert told["trained_on"] == 10
     assert "| 3 (these weights) |" in (run / "policy/README.md").read_text(encoding="utf-8")
+
+
+def test_questions_that_cannot_be_asked_are_counted_and_are_no_score_alone(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    fine, torn = Told("a", 1.0, 1.0, True), Told("b", 0.0, 0.0, False, "CUDA out of memory.")
+    total = scores_of([fine, torn, torn, fine])
+    assert (total.n, total.failed, total.accuracy) == (4, 2, 0.5)
+    assert "2 of 4 held-out questions failed and count as wrong: CUDA out of memory." in caplog.text
+    with pytest.raises(PolicyError, match=r"None of the 2 .* could be asked\. The first: CUDA out of memory\."):
+        scores_of([torn, torn])
+
+
+def test_a_run_that_has_trained_nothing_yet_takes_other_settings(place: Path, tmp_path: Path) -> None:
+    before, after = small_recipe(place), small_recipe(place, accumulate=3)
+    tmp_path.joinpath("run").mkdir()
+    begin(before, tmp_path / "run", processes=1, write=True)
+    assert begin(after, tmp_path / "run", processes=1, write=True).recipe["accumulate"] == 3
+    assert begin(after, tmp_path / "run", processes=1, write=True).recipe["accumulate"] == 3
+    (tmp_path / "run/policy").mkdir()
+    with pytest.raises(UsageError, match="accumulate"):
+        begin(before, tmp_path / "run", processes=1, write=True)
+
+
+def test_what_was_left_out_is_counted_over_a_resume(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "left_out": 5}\n', encoding="utf-8")
+    trainer: Any = SimpleNamespace(left_out=0)
+    Journal(tmp_path, str).follow(trainer)
+    assert trainer.left_out == 5
 
 
 def test_the_embedded_policy_is_a_start_as_well(place: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -64,10 +65,19 @@ def grpo(
         "machines.processes": processes,
     }
     changes += [f"{path}={value}" for path, value in named.items() if value is not None]
-    if data is not None:
-        kind = "world" if (data / "questions.jsonl").is_file() else "records"
-        changes.append(f"data={{kind: {kind}, path: {str(data)!r}}}")
-    raise typer.Exit(run_recipe(recipe, out, changes=[*(change or []), *changes], dry=dry_run, hub=hub))
+    source = [] if data is None else [_source(data, recipe)]
+    raise typer.Exit(run_recipe(recipe, out, changes=[*source, *(change or []), *changes], dry=dry_run, hub=hub))
+
+
+def _source(folder: Path, recipe: str) -> str:
+    """The change that names another folder of questions; what the recipe says of such folders otherwise stays."""
+    from sifthinker.training.recipes import load_recipe
+
+    kind = "world" if (folder / "questions.jsonl").is_file() else "records"
+    told = load_recipe(recipe).get("data")
+    if isinstance(told, dict) and told.get("kind") == kind:
+        return f"data.path={str(folder)!r}"
+    return f"data={{kind: {kind}, path: {str(folder)!r}}}"
 
 
 def run_recipe(name: str, out: Path | None, *, changes: list[str], dry: bool = False, hub: bool = False) -> int:
@@ -109,11 +119,15 @@ def _is_complete(recipe: GrpoRecipe, out: Path) -> bool:
     from sifthinker.training.folders import locked
     from sifthinker.training.grpo.record import begin
     from sifthinker.training.grpo.start import check_start
+    from sifthinker.training.launch import NODE
 
     check_start(recipe)
     out.mkdir(parents=True, exist_ok=True)
-    with locked(out):
-        record = begin(recipe, out, write=True)
+    if recipe.machines.nodes > 1 and os.environ.get(NODE[0], "0") != "0":  # the first machine holds the folder
+        record = begin(recipe, out, write=False)
+    else:
+        with locked(out, doing="training"):
+            record = begin(recipe, out, write=True)
     if record.finished and (out / "policy").is_dir():
         Console(stderr=True, highlight=False).print(f"{out} is complete: {out / 'policy'}", soft_wrap=True)
         return True
@@ -133,7 +147,9 @@ def _train(recipe: GrpoRecipe, out: Path) -> int:
     except torch.OutOfMemoryError as error:
         raise SifthinkerError(
             f"A GPU has too little memory for this recipe ({str(error).splitlines()[0]}), see --dry-run: try a smaller "
-            "per_device_train_batch_size with more gradient_accumulation_steps, fewer max_pixels, or zero: 3."
+            "per_device_train_batch_size with more gradient_accumulation_steps (and, where it ran out while sampling, "
+            "fewer steps_per_generation than those), fewer max_pixels, or zero: 3. A folder without a checkpoint "
+            "takes other settings."
         ) from error
     return 0
 

@@ -40,7 +40,7 @@ KEPT_ROWS = 64
 
 
 def load_rows(
-    config: ScenesConfig | WorldConfig | RecordsConfig, profile: PolicyProfile, *, resized: bool = False
+    config: ScenesConfig | WorldConfig | RecordsConfig, profile: PolicyProfile, *, resized: bool = False, seed: int = 0
 ) -> Dataset:
     """The rows of a run: prompt, images, id, question, answer, options, boxes, depth.
 
@@ -48,6 +48,7 @@ def load_rows(
         config: where questions come from.
         profile: of the policy that is asked.
         resized: leave no processor anything to resize.
+        seed: draws the records where the config takes only so many of them.
 
     Raises:
         UsageError, DataError: there are none.
@@ -55,7 +56,7 @@ def load_rows(
     from datasets import Dataset
 
     if isinstance(config, RecordsConfig):
-        return _records(config, profile, resized=resized)
+        return _records(config, profile, resized=resized, seed=seed)
     make: Callable[[int], Row]
     if isinstance(config, WorldConfig):
         records, folder = read_world(config.path), config.path
@@ -195,7 +196,7 @@ def as_shown(image: Image.Image, kind: ImageKind, profile: PolicyProfile, *, res
     return image if final in (None, size) else image.resize(final, Image.Resampling.BICUBIC)
 
 
-def _records(config: RecordsConfig, profile: PolicyProfile, *, resized: bool) -> Dataset:
+def _records(config: RecordsConfig, profile: PolicyProfile, *, resized: bool, seed: int) -> Dataset:
     """The rows of a folder of records, their images as they are shown."""
     data = training_set(config.path, columns=[*GRPO_COLUMNS, "family"], depth=True)
     opened = data.format["format_kwargs"]["transform"]
@@ -211,8 +212,9 @@ def _records(config: RecordsConfig, profile: PolicyProfile, *, resized: bool) ->
         rows["prompt"] = [[_plain(turn) for turn in prompt] for prompt in rows["prompt"]]
         return rows
 
-    if config.limit is not None:
-        data = data.select(range(min(config.limit, len(data))))
+    if config.limit is not None and config.limit < len(data):  # not the first: shards follow their sources in order
+        drawn = np.random.default_rng(seed).permutation(len(data))[: config.limit]
+        data = data.select(np.sort(drawn))
     return data.with_transform(_Once(shown))
 
 

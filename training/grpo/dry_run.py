@@ -56,7 +56,7 @@ def dry_run(recipe: GrpoRecipe, *, hub: bool = False) -> DryRun:
     if not isinstance(recipe.data, ScenesConfig) and not recipe.data.path.is_dir():
         return DryRun(plan=plan(workload(recipe), shape), first=None)
     processor, profile, _ = processor_of(as_sft(recipe).model_copy(update={"model": _known(recipe)}), shape, hub=hub)
-    rows = load_rows(recipe.data, profile, resized=args.use_vllm)
+    rows = load_rows(recipe.data, profile, resized=args.use_vllm, seed=recipe.seed)
     order = order_of(len(rows), args, epochs=args.num_train_epochs)
     chosen = [rows[index] for index in order.first_round()]
     if processor is None:

@@ -66,7 +66,7 @@ class RecordsConfig(_Part):
 
     kind: Literal["records"]
     path: Path
-    limit: int | None = Field(default=None, ge=1, description="Only so many, the first ones.")
+    limit: int | None = Field(default=None, ge=1, description="Only so many, drawn by the run's seed.")
 
 
 class JudgeConfig(_Part):
@@ -167,6 +167,10 @@ class GrpoRecipe(_Part):
         block = self._count("steps_per_generation", passes) * iterations
         if self.trl.get("eval_strategy", "no") != "no":
             raise ValueError("trl: eval_strategy is for a data set to evaluate on, which a run has none of")
+        if self.trl.get("sync_ref_model"):
+            raise ValueError(
+                "trl: sync_ref_model is not had, since checkpoints do not hold the reference that it moves"
+            )
         if self.trl.get("generation_batch_size") is not None:
             raise ValueError("trl: say steps_per_generation instead of generation_batch_size")
         if taken := sorted(OURS & set(self.trl)):

@@ -11,7 +11,15 @@ from typing import Any
 from sifthinker.policy.errors import UsageError
 from sifthinker.training.grpo.recipe import GrpoRecipe, RecordsConfig, ScenesConfig
 from sifthinker.training.launch import CONFIG
-from sifthinker.training.sft.records import RUN_FILE, RunRecord, data_record, read_record, versions, write_record
+from sifthinker.training.sft.records import (
+    RUN_FILE,
+    RunRecord,
+    data_record,
+    read_record,
+    trained,
+    versions,
+    write_record,
+)
 
 _MAY_CHANGE = {"rollouts", "report", "keep", "plan", "data"}
 """Fields of a recipe that change nothing about what is trained; data is compared by its content."""
@@ -19,6 +27,8 @@ _MAY_CHANGE = {"rollouts", "report", "keep", "plan", "data"}
 
 def begin(recipe: GrpoRecipe, out: Path, *, write: bool) -> RunRecord:
     """The record of a run: that of the folder where it was begun before, else a new one.
+
+    Other settings are taken as long as there is no checkpoint: what did not fit the memory, say, is corrected.
 
     Raises:
         UsageError: the folder was begun with other settings, or holds something else. DataError: no questions.
@@ -31,15 +41,16 @@ def begin(recipe: GrpoRecipe, out: Path, *, write: bool) -> RunRecord:
         changed = sorted(k for k in settings if k not in _MAY_CHANGE and known.recipe.get(k) != settings[k])
         before = (known.data.get("sha256"), (known.recipe.get("data") or {}).get("limit"))
         changed += ["data"] if before != (data["sha256"], settings["data"].get("limit")) else []
-        if known.kind != "grpo" or changed:
+        if known.kind != "grpo" or (changed and trained(out)):
             raise UsageError(
                 f"{out} was begun with other settings ({', '.join(changed) or known.kind}): name another folder with "
                 "--out, or give the settings that run.json in it tells."
             )
-        return known
+        if not changed:
+            return known
     ours = ("lock", CONFIG)
     others = [entry.name for entry in out.iterdir() if entry.name not in ours and not entry.name.startswith(".")]
-    if write and others:
+    if write and others and not path.is_file():
         raise UsageError(f"{out} holds something that is no run of this program ({others[0]}): name a new folder.")
     record = RunRecord(
         kind="grpo",

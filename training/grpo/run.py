@@ -111,7 +111,7 @@ def build(recipe: GrpoRecipe, out: Path, record: RunRecord) -> tuple[FocusGRPOTr
         gather=gather,
         writes=args.process_index == 0,
     )
-    rows = load_rows(recipe.data, profile, resized=args.use_vllm)
+    rows = load_rows(recipe.data, profile, resized=args.use_vllm, seed=recipe.seed)
     adapter = lora_config(recipe.lora) if recipe.lora else None
     try:
         trainer = FocusGRPOTrainer(

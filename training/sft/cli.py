@@ -68,7 +68,8 @@ def _train(recipe: SftRecipe, out: Path) -> int:
     except torch.OutOfMemoryError as error:
         raise SifthinkerError(
             f"A GPU has too little memory for this recipe ({str(error).splitlines()[0]}), see --dry-run: "
-            "try a smaller batch with more accumulate, checkpointing: true, fewer max_pixels, or zero: 3."
+            "try a smaller batch with more accumulate, checkpointing: true, fewer max_pixels, or zero: 3. "
+            "A folder without a checkpoint takes other settings."
         ) from error
     return 0
 

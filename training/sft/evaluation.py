@@ -1,11 +1,13 @@
 """Task scores while a policy is trained: held-out questions, asked through the agent that a user runs.
 
-A parse failure, a refusal and a crash are wrong answers; nothing is left out of the denominator.
+A parse failure, a refusal and a crash are wrong answers; nothing is left out of the denominator. How many crashed is
+told, since a GPU that was too small for the questions would otherwise look like a policy that has learnt nothing.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,12 +22,14 @@ from sifthinker.agent import create_focus_agent
 from sifthinker.nodes.depth import FixedDepth
 from sifthinker.policy.base import Policy
 from sifthinker.policy.boxes import Box, hiou
-from sifthinker.policy.errors import SifthinkerError
+from sifthinker.policy.errors import PolicyError, SifthinkerError
 from sifthinker.training.data.load import open_depth
 from sifthinker.training.data.records import Record
 from sifthinker.training.data.samples import inside
 from sifthinker.training.rewards.matching import match
 from sifthinker.training.sft.recipe import Evaluation, TrainMode
+
+logger = logging.getLogger(__name__)
 
 
 class TaskScores(BaseModel):
@@ -35,6 +39,7 @@ class TaskScores(BaseModel):
     accuracy: float = Field(description="Of answers: verified where that is possible, free texts by their similarity.")
     hiou: float = Field(description="Of the last area with the boxes that decide the question; no area: 0.")
     valid: float = Field(description="Share of completions that keep strictly to the grammar.")
+    failed: int = Field(default=0, description="Questions that ended in an error; they count as wrong.")
 
     @property
     def score(self) -> float:
@@ -50,6 +55,7 @@ class Told:
     right: float
     hiou: float
     valid: bool
+    error: str | None = None
 
 
 def ask_all(
@@ -78,8 +84,8 @@ def ask_all(
                 call_timeout_s=3600.0,  # a busy machine must not make a policy look worse
             )
             result = agent.ask(record.question, image=inside(folder, record.rgb), options=options)
-        except SifthinkerError:
-            return Told(record.id, 0.0, 0.0, False)
+        except SifthinkerError as error:
+            return Told(record.id, 0.0, 0.0, False, str(error))
         return _told(record, result)
 
     with ThreadPoolExecutor(settings.workers) as pool:
@@ -87,12 +93,22 @@ def ask_all(
 
 
 def scores_of(told: Sequence[Told]) -> TaskScores:
-    """Means over the questions."""
+    """Means over the questions. Questions that ended in an error are told to the log.
+
+    Raises:
+        PolicyError: every one ended in an error: that is no score of a policy.
+    """
+    errors = [one.error for one in told if one.error is not None]
+    if errors and len(errors) == len(told):
+        raise PolicyError(f"None of the {len(told)} held-out questions could be asked. The first: {errors[0]}")
+    if errors:
+        logger.warning("%d of %d held-out questions failed and count as wrong: %s", len(errors), len(told), errors[0])
     return TaskScores(
         n=len(told),
         accuracy=_mean([one.right for one in told]),
         hiou=_mean([one.hiou for one in told]),
         valid=_mean([float(one.valid) for one in told]),
+        failed=len(errors),
     )
 
 

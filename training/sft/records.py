@@ -68,6 +68,8 @@ class RunRecord(BaseModel):
 def begin(recipe: SftRecipe, out: Path, *, processes: int, write: bool) -> RunRecord:
     """The record of a run: that of the folder where it was begun before, else a new one.
 
+    Other settings are taken as long as there is no checkpoint: what did not fit the memory, say, is corrected.
+
     Raises:
         UsageError: the folder was begun with other settings or other data.
     """
@@ -81,12 +83,13 @@ def begin(recipe: SftRecipe, out: Path, *, processes: int, write: bool) -> RunRe
         changed = sorted(k for k in settings if k not in _MAY_CHANGE and known.recipe.get(k) != settings[k])
         changed += ["data"] if known.data.get("sha256") != data["sha256"] else []
         changed += ["processes"] if known.processes != processes else []
-        if changed:
+        if changed and trained(out):
             raise UsageError(
                 f"{out} was begun with other settings ({', '.join(changed)}): name another folder with --out, or give "
                 "the settings that run.json in it tells."
             )
-        return known
+        if not changed:
+            return known
     record = RunRecord(
         recipe=settings, model=recipe.model, data=data, processes=processes,
         begun=datetime.now(UTC).isoformat(timespec="seconds"), versions=versions(),
@@ -94,6 +97,11 @@ def begin(recipe: SftRecipe, out: Path, *, processes: int, write: bool) -> RunRe
     if write:
         write_record(record, path)
     return record
+
+
+def trained(out: Path) -> bool:
+    """Whether a run's folder holds anything that was trained."""
+    return (out / "policy").is_dir() or checkpoints.latest(out / "checkpoints") is not None
 
 
 def finish(record: RunRecord, out: Path, profile: PolicyProfile, *, checkpoint: Path, seconds: float) -> None:

@@ -154,7 +154,7 @@ def build(recipe: SftRecipe, out: Path, record: RunRecord) -> tuple[Any, PolicyP
         on_saved=lambda staged: record.write_beside(staged, profile),
         keep=recipe.keep,
     )
-    journal.trainer = trainer
+    journal.follow(trainer)
     _quieten(trainer)
     record.trainable = count_parameters(trainer.model, trained=True)
     return trainer, profile

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,8 @@ def load_start(recipe: SftRecipe, *, name: str) -> tuple[Any, Any, PolicyProfile
     Raises:
         PolicyLoadError: nothing usable at the recipe's `model`. UsageError: an adapter, where another is to be trained.
     """
-    source = str(EMBEDDED) if recipe.model == "embedded" else recipe.model
-    if recipe.lora is not None and is_adapter(Path(source).expanduser()):
+    source = str(EMBEDDED) if recipe.model == "embedded" else os.path.expanduser(recipe.model)
+    if recipe.lora is not None and is_adapter(Path(source)):
         raise UsageError(
             f"{recipe.model} is an adapter, and a new adapter of what it was merged into would be one of weights that "
             f"are nowhere on disk: `sifthinker merge {recipe.model} --out MERGED` first, and begin with that."

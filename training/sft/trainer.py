@@ -55,7 +55,7 @@ class FocusTrainer(SFTTrainer):
         self.rows: list[int] = []
         """Rows of the step at hand, as they were trained on, of all processes."""
         self.left_out = 0
-        """Sequences that were too long, of this process."""
+        """Sequences that were too long, of all processes."""
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return SequentialSampler(self.train_dataset if train_dataset is None else train_dataset)
@@ -64,7 +64,7 @@ class FocusTrainer(SFTTrainer):
         """As TRL's, the rows told to the log first."""
         rows, left_out = inputs.pop("rows"), inputs.pop("left_out")
         self.rows += self.accelerator.gather(rows).tolist()
-        self.left_out += int(left_out.sum())
+        self.left_out += int(self.accelerator.gather(left_out).sum())
         return super().compute_loss(model, inputs, *others, **named)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
@@ -113,6 +113,12 @@ class Journal(TrainerCallback):
         self.out = out
         self.name_of = name_of
         self.trainer: FocusTrainer | None = None
+
+    def follow(self, trainer: FocusTrainer) -> None:
+        """Write of this trainer, which goes on from what the log says."""
+        self.trainer = trainer
+        known = [line["left_out"] for line in checkpoints.log_lines(self.out / "log.jsonl") if "left_out" in line]
+        trainer.left_out = int(known[-1]) if known else 0
 
     def on_step_end(self, args: SFTConfig, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """The rows of a step."""

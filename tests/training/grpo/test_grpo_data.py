@@ -97,7 +97,17 @@ def test_records_bring_what_the_rewards_need(tmp_path: Path) -> None:
     for reward in (format_reward, answer_reward, depth_reward):
         assert reward(completions=told, **columns) == [1.0] * 5
     assert min(grounding_reward(completions=told, **columns)) > 1
-    assert len(load_rows(RecordsConfig(kind="records", path=tmp_path / "out", limit=2), SMALL)) == 2
+
+
+def test_a_limit_draws_from_all_records(tmp_path: Path) -> None:
+    """Shards follow their sources: the first records would be those of one source."""
+    records = built(questions(tmp_path / "s", 12), tmp_path / "out", shard_size=4)
+    config = RecordsConfig(kind="records", path=tmp_path / "out", limit=4)
+    chosen = [load_rows(config, SMALL, seed=seed)[:]["id"] for seed in (0, 0, 1)]
+    assert [len(ids) for ids in chosen] == [4, 4, 4]
+    assert chosen[0] == chosen[1] != chosen[2]
+    assert chosen[0] != [record.id for record in records[:4]]
+    assert len(load_rows(config.model_copy(update={"limit": 99}), SMALL)) == 12
 
 
 @pytest.mark.parametrize("shown", [True, False])

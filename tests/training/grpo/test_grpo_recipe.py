@@ -10,6 +10,8 @@ import torch
 from sifthinker.agent.cli import run
 from sifthinker.policy.errors import UsageError
 from sifthinker.training.changes import changed
+from sifthinker.training.folders import locked
+from sifthinker.training.grpo import cli
 from sifthinker.training.grpo.plan import plan_of
 from sifthinker.training.grpo.recipe import read_recipe
 from sifthinker.training.grpo.start import arguments, check_arguments
@@ -118,6 +120,7 @@ def test_the_plan_of_plain_sgd_keeps_no_moments(settings: dict[str, Any]) -> Non
         (["trl.save_steps=null"], "save_steps"),
         (["trl.eval_strategy=steps"], "eval_strategy"),
         (["trl.generation_batch_size=96"], "steps_per_generation"),
+        (["trl.sync_ref_model=true"], "sync_ref_model is not had"),
         (["trl.mask_truncated_completions=true"], "mask_truncated_completions"),
     ],
 )
@@ -137,6 +140,39 @@ def test_what_trl_does_not_take_is_told_before_the_run(wrong: dict[str, Any], se
     settings["trl"].update(wrong)
     with pytest.raises(UsageError, match="trl"):
         arguments(read_recipe(settings), Path("run"))
+
+
+def test_other_data_keep_what_the_recipe_says_of_them_and_set_goes_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(cli, "_show_plan", lambda recipe, *others, **named: seen.append(recipe.data.model_dump()))
+    (tmp_path / "world").mkdir()
+    (tmp_path / "world/questions.jsonl").touch()
+    records, world = str(tmp_path / "sif"), str(tmp_path / "world")
+    paper = ["train", "grpo", "qwen2.5-vl-7b-grpo", "--dry-run"]
+    assert run([*paper, "--data", records]) == 0
+    assert run([*paper, "--data", records, "--set", "data.limit=7"]) == 0
+    assert run([*paper, "--data", world]) == 0
+    assert [{**one, "path": str(one["path"])} for one in seen] == [
+        {"kind": "records", "path": records, "limit": 200},
+        {"kind": "records", "path": records, "limit": 7},
+        {"kind": "world", "path": world},
+    ]
+
+
+def test_of_several_machines_the_first_holds_the_folder(
+    tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings["machines"] = {"processes": 4, "nodes": 2}
+    out = tmp_path / "run"
+    with locked(out, doing="training"):  # by the first machine's own process
+        monkeypatch.setenv("NODE_RANK", "1")
+        assert not cli._is_complete(read_recipe(settings), out)
+        assert not (out / "run.json").exists()
+        monkeypatch.setenv("NODE_RANK", "0")
+        with pytest.raises(UsageError, match="is training in"):
+            cli._is_complete(read_recipe(settings), out)
 
 
 def test_a_dry_run_says_what_the_run_needs(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

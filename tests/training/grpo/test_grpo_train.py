@@ -187,6 +187,9 @@ def test_another_share_of_the_records_is_another_run(settings: dict[str, Any], t
     assert begin(read_recipe(settings), tmp_path / "run", write=True).trained_on == 2
     assert begin(read_recipe(settings), tmp_path / "run", write=True).trained_on == 2
     settings["data"]["limit"] = 3
+    assert begin(read_recipe(settings), tmp_path / "run", write=True).trained_on == 3  # nothing was trained yet
+    settings["data"]["limit"] = 2
+    (tmp_path / "run/policy").mkdir()
     with pytest.raises(UsageError, match="data"):
         begin(read_recipe(settings), tmp_path / "run", write=True)
 

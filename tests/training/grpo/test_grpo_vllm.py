@@ -8,6 +8,8 @@ not as many as that processor makes of them, as vLLM does.
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -110,6 +112,15 @@ class Client:
         logprobs = [[[one.logprob for one in step.values()] for step in reply.logprobs] for reply in replies]
         said = [reply.token_ids for reply in replies]
         return {"prompt_ids": prompts, "completion_ids": said, "logprobs": logprobs}
+
+
+@pytest.fixture(autouse=True)
+def untouched_environment() -> Iterator[None]:
+    """TRL names this process's rank to vLLM in the environment, and leaves it there."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture(autouse=True)
