@@ -160,7 +160,7 @@ def recipes_table() -> str:
             extra = f"{recipe.epochs:g} × {RECORDS:,} records"
         elif kind == "grpo":
             grpo = read_recipe(settings)
-            work = grpo_workload(grpo)
+            work = grpo_workload(grpo, shape_of(grpo.plan.model or grpo.policy))
             limit = getattr(grpo.data, "limit", None) or 0
             questions = work.batch * work.accumulate * work.gpus / int(grpo.trl.get("num_generations", 8))
             steps = float(grpo.trl.get("max_steps") or 0) or limit / questions

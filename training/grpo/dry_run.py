@@ -54,7 +54,7 @@ def dry_run(recipe: GrpoRecipe, *, hub: bool = False) -> DryRun:
     args = check_arguments(recipe)
     shape = shape_of(recipe.plan.model or recipe.policy, hub=hub)
     if not isinstance(recipe.data, ScenesConfig) and not recipe.data.path.is_dir():
-        return DryRun(plan=plan(workload(recipe), shape), first=None)
+        return DryRun(plan=plan(workload(recipe, shape), shape), first=None)
     processor, profile, _ = processor_of(as_sft(recipe).model_copy(update={"model": _known(recipe)}), shape, hub=hub)
     rows = load_rows(recipe.data, profile, resized=args.use_vllm, seed=recipe.seed)
     order = order_of(len(rows), args, epochs=args.num_train_epochs)
@@ -71,7 +71,7 @@ def dry_run(recipe: GrpoRecipe, *, hub: bool = False) -> DryRun:
         image_tokens=max(pictures for _, pictures in sizes),
         images=max(len(row["images"]) for row in chosen),
     )
-    made = plan(workload(recipe, _prompts(first, shape)), shape)
+    made = plan(workload(recipe, shape, _prompts(first, shape)), shape)
     steps = args.max_steps if args.max_steps > 0 else order.rounds * order.fetches // args.gradient_accumulation_steps
     return DryRun(plan=made, first=first, rows=len(rows), steps=steps)
 

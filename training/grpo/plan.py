@@ -7,6 +7,7 @@ from typing import Literal
 
 from sifthinker.training.grpo.recipe import GrpoRecipe
 from sifthinker.training.planner import Generation, LoraSize, Plan, Workload, plan
+from sifthinker.training.sizes import ModelShape, shape_of
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Prompts:
     image_pixels: int
 
 
-def workload(recipe: GrpoRecipe, seen: Prompts | None = None) -> Workload:
+def workload(recipe: GrpoRecipe, shape: ModelShape, seen: Prompts | None = None) -> Workload:
     """A recipe as the planner takes it, with its prompts as they were seen, or else as it assumes them."""
     trl, machines = recipe.trl, recipe.machines
     batch = int(trl.get("per_device_train_batch_size", 8))
@@ -34,7 +35,7 @@ def workload(recipe: GrpoRecipe, seen: Prompts | None = None) -> Workload:
     completion = int(trl.get("max_completion_length") or 256)
     pixels = recipe.max_pixels or recipe.plan.image_pixels
     seen = seen or Prompts(text_tokens=recipe.plan.prompt_tokens, images=2, image_tokens=None, image_pixels=pixels)
-    image_tokens = 2 * max(1, pixels // 28**2) if seen.image_tokens is None else seen.image_tokens
+    image_tokens = 2 * shape.image_tokens(pixels) if seen.image_tokens is None else seen.image_tokens
     shared = int(trl.get("num_generations", 8)) if recipe.share_prompts else 1  # of so many one carries the prompt
     engine: Literal["transformers", "vllm-colocate", "vllm-server"] = "transformers"
     if trl.get("use_vllm"):
@@ -77,4 +78,5 @@ def plan_of(recipe: GrpoRecipe, *, hub: bool = False) -> Plan:
     Raises:
         PolicyLoadError: no config of its model can be had.
     """
-    return plan(workload(recipe), hub=hub)
+    shape = shape_of(recipe.plan.model or recipe.policy, hub=hub)
+    return plan(workload(recipe, shape), shape)
