@@ -163,9 +163,11 @@ def _work(connection: Connection, asking: Asking) -> None:
     """The main function of a worker process: it ends with its parent, however that ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     import torch
+    from tqdm import tqdm
 
     from sifthinker.training.compare.answering import Answerer
 
+    tqdm.set_lock(threading.RLock())  # its own is a semaphore of the system, which a worker ended at once leaves behind
     torch.set_num_threads(1)
     answerer = Answerer(asking)
     lock = threading.Lock()
