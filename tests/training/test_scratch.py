@@ -15,7 +15,7 @@ from sifthinker.policy import prompts
 from sifthinker.policy.errors import DataError
 from sifthinker.policy.messages import ImagePart, message
 from sifthinker.policy.trace import parse
-from sifthinker.training.scratch.batches import collate, encode
+from sifthinker.training.scratch.batches import collate, encode, pointing
 from sifthinker.training.scratch.export import export_policy
 from sifthinker.training.scratch.model import ModelSize
 from sifthinker.training.scratch.packing import forward
@@ -133,6 +133,55 @@ def test_a_ground_branch_never_guesses_which_of_two_is_meant(trainer: Trainer) -
     assert not any(word in concluded for word in ("closer", "farther", "further"))
 
 
+@pytest.mark.parametrize("kind", ["ground", "internal", "tools"])
+def test_the_numbers_of_a_box_are_told_of_the_object_that_it_is_of(trainer: Trainer, kind: str) -> None:
+    maker = SampleMaker(trainer.tokenizer, SampleConfig(jitter_share=0.0, families=("closer",)))
+    view = view_scene(5)
+    sample = maker.sample(view, np.random.default_rng(0))
+    branch = next(branch for branch in sample.branches if branch.kind == kind)
+    boxes = {target.index: target.box for target in view.targets}
+    numbers = [
+        (told, float(trainer.tokenizer.decode([token])))
+        for token, told in zip(branch.ids, branch.objects, strict=True)
+        if told >= 0
+    ]
+    assert len(numbers) % 5 == 0
+    found = [numbers[at : at + 5] for at in range(0, len(numbers), 5)]
+    assert all(len({told for told, _ in five}) == 1 for five in found)
+    exact = found if kind == "ground" else found[len(found) // 2 :]  # in a trace the expanded boxes come before
+    for five in exact:
+        assert [number for _, number in five[:4]] == pytest.approx(boxes[five[0][0]], abs=0.006)
+
+
+def test_looking_at_the_object_costs_nothing_and_elsewhere_much(trainer: Trainer) -> None:
+    samples = [trainer.maker.sample(view_scene(5), np.random.default_rng(0))]
+    images = encode(trainer.model.model.visual, samples)
+    prefix, groups, members = collate(trainer.maker, samples, images.order)
+    start = trainer.maker.prefix_ids.index(trainer.maker.image_id)
+
+    def cost(*, right: bool) -> float:
+        looks = []
+        for group, branches in zip(groups, members, strict=True):
+            one = torch.zeros(*group.ids.shape, prefix.ids.shape[1] + group.ids.shape[1])
+            for row, branch in enumerate(branches):
+                for place, told in enumerate(branch.objects):
+                    on = np.flatnonzero((images.objects[0] == told) == right)
+                    if told >= 0 and len(on):
+                        one[row, place - 1, start + int(on[0])] = 1.0
+            looks.append([one])
+        return float(pointing(trainer.maker, looks, groups, members, images.objects))
+
+    assert cost(right=True) == pytest.approx(0.0, abs=1e-3)
+    assert cost(right=False) > 9
+
+
+def test_a_head_that_is_not_there_cannot_be_watched() -> None:
+    assert ScratchRecipe(model=TINY).heads_to_watch == ((0, 0), (1, 0))
+    assert ScratchRecipe().heads_to_watch == ((2, 0), (3, 0))
+    with pytest.raises(ValueError, match="layer 2, head 0"):
+        ScratchRecipe(model=TINY, watched=((2, 0),))
+
+
 def _areas(ids: list[int], tokenizer: object) -> list[tuple[int, int]]:
     opening, closing = tokenizer.convert_tokens_to_ids(["<area>", "</area>"])  # type: ignore[attr-defined]
     return list(
@@ -146,7 +195,7 @@ def test_packed_branches_equal_the_plain_model(trainer: Trainer) -> None:
     with torch.no_grad():
         images = encode(trainer.model.model.visual, samples)
         prefix, groups, members = collate(trainer.maker, samples, images.order)
-        hidden = forward(trainer.model, prefix, groups, images.tokens)
+        hidden, _ = forward(trainer.model, prefix, groups, images.tokens)
         for group, branches, states in zip(groups, members, hidden, strict=True):
             for row, branch in enumerate(branches):
                 sample = samples[int(group.owner[row])]

@@ -27,11 +27,13 @@ class Images:
         tokens: (T, D) merged tokens of each image.
         order: for each scene the indices of its RGB, its depth and its crops.
         targets: what the auxiliary head should read from each image, in the order of `order`.
+        objects: for each scene the object (T,) at each token of its RGB, -1 where there is none.
     """
 
     tokens: list[Tensor]
     order: list[list[int]]
     targets: list[CellTargets]
+    objects: list[np.ndarray]
 
     def in_order(self) -> Tensor:
         """All tokens (ΣT, D) in the order of the targets."""
@@ -61,14 +63,15 @@ def encode(visual: Qwen3VLVisionModel, samples: Sequence[SceneSample]) -> Images
     depth = encode_batch(visual, torch.stack([pixels(s.depth) for s in samples]))
     crops = [_crops(sample) for sample in samples]
     tokens = encode_images(visual, [pixels(crop) for some in crops for crop, _ in some])
-    order, targets, at = [], [], 2 * len(samples)
+    order, targets, objects, at = [], [], [], 2 * len(samples)
     for row, (sample, some) in enumerate(zip(samples, crops, strict=True)):
         order.append([row, len(samples) + row, *range(at, at + len(some))])
         at += len(some)
         for picture, part in ((sample.rgb, WHOLE), (sample.depth, WHOLE), *some):
             rows, cols = picture.shape[0] // TOKEN_PX, picture.shape[1] // TOKEN_PX
             targets.append(cell_targets(sample.view, rows, cols, part))
-    return Images([*rgb.unbind(0), *depth.unbind(0), *tokens], order, targets)
+        objects.append(targets[-2 - len(some)].object)
+    return Images([*rgb.unbind(0), *depth.unbind(0), *tokens], order, targets, objects)
 
 
 def _crops(sample: SceneSample) -> list[tuple[np.ndarray, Box]]:
@@ -112,6 +115,45 @@ def _pad(rows: Sequence[tuple[int, Branch, list[int]]], pad: int) -> Branches:
         ids[i, : len(branch.ids)] = torch.tensor(branch.ids)
         positions[:, i, : len(branch.ids)] = torch.from_numpy(branch.positions)
     return Branches(ids, positions, torch.tensor([r for r, _, _ in rows]), [i for _, _, im in rows for i in im])
+
+
+def pointing(
+    maker: SampleMaker,
+    attention: Sequence[Sequence[Tensor]],
+    groups: Sequence[Branches],
+    members: Sequence[Sequence[Branch]],
+    objects: Sequence[np.ndarray],
+) -> Tensor:
+    """How badly attention points at what is told of: the mean of -log of its share that lies on the object's tokens.
+
+    A number of a box is said at the token before it; that is where the model should look at the object in the image. To
+    be found by the number's own loss alone, such a look must first be there.
+
+    Args:
+        maker: of the samples; it knows where in the prefix the RGB image is.
+        attention: of each group, (N, L, prefix + L) of each watched head.
+        groups, members: the batch, as `collate` gives it.
+        objects: of each scene, see `Images`.
+    """
+    start = maker.prefix_ids.index(maker.image_id)
+    losses: list[Tensor] = []
+    for weights, group, branches in zip(attention, groups, members, strict=True):
+        rows: list[int] = []
+        places: list[int] = []
+        cells: list[np.ndarray] = []
+        for row, branch in enumerate(branches):
+            seen = objects[int(group.owner[row])]
+            for place, told in enumerate(branch.objects):
+                if told >= 0 and branch.weights[place] > 0 and (here := seen == told).any():
+                    rows.append(row)
+                    places.append(place - 1)
+                    cells.append(here)
+        if rows:
+            on = torch.from_numpy(np.stack(cells))
+            for head in weights:
+                looks = head[torch.tensor(rows), torch.tensor(places), start : start + on.shape[1]].float()
+                losses.append(-((looks * on).sum(1) + 1e-4).log())
+    return torch.cat(losses).mean() if losses else torch.zeros(())
 
 
 def learnt(hidden: Sequence[Tensor], members: Sequence[Sequence[Branch]]) -> Learnt:

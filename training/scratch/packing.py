@@ -90,18 +90,20 @@ def _vision_block(block: Qwen3VLVisionBlock, x: Tensor, cos: Tensor, sin: Tensor
     attn = block.attn
     q, k, v = attn.qkv(block.norm1(x)).view(number, length, 3, attn.num_heads, -1).unbind(2)
     q, k = apply_rotary_pos_emb_vision(q, k, cos, sin)  # (N, L, heads, d)
-    out = _attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn.scaling, None)
+    out, _ = _attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn.scaling, None)
     x = x + attn.proj(out.transpose(1, 2).reshape(number, length, width))
     return x + block.mlp(block.norm2(x))
 
 
-def _attention(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Tensor:
-    """Attention written out: in bfloat16 on a CPU its backward pass takes a third of the fused kernel's time."""
+def _attention(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Attention written out, and its weights: in bfloat16 on a CPU its backward pass takes a third of the fused
+    kernel's time."""
     with torch.autocast("cpu", enabled=False):
         scores = (q * scale) @ k.transpose(-1, -2)
         if mask is not None:
             scores = scores + mask.to(scores.dtype)
-        return torch.softmax(scores, dim=-1) @ v
+        weights = torch.softmax(scores, dim=-1)
+        return weights @ v, weights
 
 
 def forward(
@@ -109,13 +111,18 @@ def forward(
     prefix: Branches,
     branches: Sequence[Branches],
     image_tokens: Sequence[Tensor],
-) -> list[Tensor]:
+    watched: Sequence[tuple[int, int]] = (),
+) -> tuple[list[Tensor], list[list[Tensor]]]:
     """Final hidden states (N, L, D) of each group of branches; `lm_head` makes logits of them.
 
     Args:
         prefix: one row a scene, all of one length; `owner` is not read.
         branches: groups, each padded to a length of its own.
         image_tokens: merged tokens of every image of the batch.
+        watched: (layer, head) pairs, in the layers' order, of attention that is wanted, too.
+
+    Returns:
+        the states of each group, and of each group what is watched: attention (N, L, prefix + L) of each pair.
     """
     text = model.model.language_model
     groups = [prefix, *branches]
@@ -124,14 +131,17 @@ def forward(
     length = prefix.ids.shape[1]
     own = _mask(0, length)
     masks = [_mask(length, group.ids.shape[1]) for group in branches]
-    for layer in text.layers:
-        first, past = _text_layer(layer, hidden[0], rotary[0], None, None, own)
-        rest = [
-            _text_layer(layer, h, at, past, group.owner, mask)[0]
-            for h, at, group, mask in zip(hidden[1:], rotary[1:], branches, masks, strict=True)
-        ]
+    seen: list[list[Tensor]] = [[] for _ in branches]
+    for number, layer in enumerate(text.layers):
+        first, past, _ = _text_layer(layer, hidden[0], rotary[0], None, None, own)
+        heads = [head for at, head in watched if at == number]
+        rest = []
+        for index, (h, at, group, mask) in enumerate(zip(hidden[1:], rotary[1:], branches, masks, strict=True)):
+            out, _, attention = _text_layer(layer, h, at, past, group.owner, mask)
+            rest.append(out)
+            seen[index] += [attention[:, head] for head in heads]
         hidden = [first, *rest]
-    return [text.norm(h) for h in hidden[1:]]
+    return [text.norm(h) for h in hidden[1:]], seen
 
 
 def _embed(model: Qwen3VLForConditionalGeneration, group: Branches, image_tokens: Sequence[Tensor]) -> Tensor:
@@ -156,7 +166,8 @@ def _text_layer(
     past: tuple[Tensor, Tensor] | None,
     owner: Tensor | None,
     mask: Tensor,
-) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]:
+    """Hidden states, keys and values, and the attention (N, heads, L, past + L)."""
     attn = layer.self_attn
     number, length, _ = x.shape
     shape = (number, length, -1, attn.head_dim)
@@ -170,6 +181,6 @@ def _text_layer(
     if past is not None and owner is not None:
         k = torch.cat([past[0][owner], k], dim=2)
         v = torch.cat([past[1][owner], v], dim=2)
-    out = _attention(q, k, v, attn.scaling, mask)
+    out, weights = _attention(q, k, v, attn.scaling, mask)
     x = x + attn.o_proj(out.transpose(1, 2).reshape(number, length, -1))
-    return x + layer.mlp(layer.post_attention_layernorm(x)), own
+    return x + layer.mlp(layer.post_attention_layernorm(x)), own, weights

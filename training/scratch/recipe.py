@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sifthinker.training.scratch.model import ModelSize
 from sifthinker.training.scratch.samples import SampleConfig
@@ -16,11 +17,16 @@ class ScratchRecipe(BaseModel):
     `start_from` is the folder of an exported policy of the same size to go on from; its seed should be another one, so
     that new scenes are seen. Three phases, each with a learning rate that falls from `…lr` to `…final_lr` of it:
 
-    - `vision_…`: the vision tower alone, on the auxiliary head's dense targets.
+    - `vision_…`: the vision tower alone, on the auxiliary head's dense targets. After this phase the tower's rate is
+      `vision_share` of the others'.
     - `find_…`: the language model, too, on `find_ground` branches a scene that name things and give their boxes.
     - the last: everything, traces among it, as `samples` says.
 
     Minutes are of training alone; a phase of none is left out.
+
+    `point_weight` is that of a loss that has some heads of the language model (`watched`: layer and head, from 0; by
+    default the first ones of the layers at a third and at half of its depth) look at an object's place in the image
+    while its box is said.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -33,6 +39,7 @@ class ScratchRecipe(BaseModel):
     vision_scenes: int = Field(default=8, ge=1)
     vision_lr: float = 2e-3
     vision_final_lr: float = 0.25
+    vision_share: float = Field(default=0.3, gt=0, le=1)
     find_minutes: float = Field(default=30.0, ge=0)
     find_scenes: int = Field(default=4, ge=1)
     find_ground: int = Field(default=4, ge=1)
@@ -46,9 +53,24 @@ class ScratchRecipe(BaseModel):
     weight_decay: float = 0.02
     clip: float = 1.0
     aux_weight: float = 0.2
+    point_weight: float = 0.5
+    watched: tuple[tuple[int, int], ...] | None = None
     number_sigma: float = 0.010
     buffer_scenes: int = 3000
     new_scenes: float = 0.35
     ema: float = 0.998
     log_every: int = 20
     save_every_minutes: float = 2.0
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        for layer, head in self.watched or ():
+            if not (0 <= layer < self.model.layers and 0 <= head < self.model.heads):
+                raise ValueError(f"watched: there is no layer {layer}, head {head}")
+        return self
+
+    @property
+    def heads_to_watch(self) -> tuple[tuple[int, int], ...]:
+        """`watched`, or else what stands for it."""
+        layers = self.model.layers
+        return ((layers // 3, 0), (layers // 2, 0)) if self.watched is None else self.watched

@@ -10,7 +10,7 @@ trace alone: the boxes are given, what follows from them is learnt.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -75,14 +75,16 @@ class SampleConfig(BaseModel):
 
 @dataclass
 class Branch:
-    """Token ids, their loss weights (0: not learnt), what each belongs to, rotary positions (3, L), crops (h, w, 3)
-    uint8, and for crops the part of the image that they show."""
+    """Token ids, their loss weights (0: not learnt), what each belongs to, the object of the scene that each number of
+    an area tells of (-1: none), rotary positions (3, L), crops (h, w, 3) uint8, and for crops the part of the image
+    that they show."""
 
     kind: Kind
     family: str
     ids: list[int]
     weights: list[float]
     parts: list[Part]
+    objects: list[int]
     positions: np.ndarray
     crops: list[np.ndarray] = field(default_factory=list)
     crop_boxes: list[Box] = field(default_factory=list)
@@ -110,6 +112,7 @@ class SampleMaker:
         self.image_id = ids(IMAGE)
         self.area_open, self.area_close = ids("<area>"), ids("</area>")
         self.answer_open, self.answer_close = ids("<answer>"), ids("</answer>")
+        self.box_open = {ids('[{"bbox_2d":['), ids('},{"bbox_2d":[')}
         self.structure = set(tokenizer.get_added_vocab().values()) - self.numbers
         per_depth = (DEPTH_PX // TOKEN_PX) ** 2
         images = ((RGB_PX // TOKEN_PX,) * 2, (DEPTH_PX // TOKEN_PX,) * 2)
@@ -162,22 +165,24 @@ class SampleMaker:
         opening = f"{asked}{TURN_END}\n{TURN_START}assistant\n"
         if kind == "direct":
             said = f"<answer>{question.answer}</answer>{TURN_END}"
-            return self._finish(kind, question.family, [(opening, False), (said, True)], [], [], set())
+            return self._finish(kind, question.family, [(opening, False), (said, True)])
         trace = make_trace(view, question, rng, ExpansionConfig())
         if kind == "verdict":
             last = Trace(steps=[trace.steps[-1]], answer=trace.answer)
             given, told = render(last, decimals=DECIMALS).split("<text>", 1)
             pieces = [(opening + given, False), (f"<text>{told}{TURN_END}", True)]
-            return self._finish(kind, question.family, pieces, [], [], set())
+            return self._finish(kind, question.family, pieces)
         moved: set[int] = set()
         if rng.random() < self.config.jitter_share:
             # in tool mode the crop of a sign must be readable when its own box is a little off
             until = len(trace.steps) - (question.family != "sign" or kind != "tools")
             trace, moved = self._jittered(view, trace, until, rng)
+        # the last two areas are of the objects, expanded and as they are; before: all of the image, a hull, a mistake
+        told = [[]] * (len(trace.steps) - 2) + [[target.index for target in question.targets]] * 2
         if kind == "internal":
             said = render(trace, decimals=DECIMALS) + TURN_END
-            return self._finish(kind, question.family, [(opening, False), (said, True)], [], [], moved)
-        return self._tools(view, question, opening, trace, moved)
+            return self._finish(kind, question.family, [(opening, False), (said, True)], objects=told, moved=moved)
+        return self._tools(view, question, opening, trace, told, moved)
 
     def _ground(self, view: SceneView, rng: np.random.Generator) -> Branch:
         """Objects by name and their boxes, boxes and what they show, questions' objects and what follows from them."""
@@ -188,14 +193,17 @@ class SampleMaker:
             return render_boxes([AreaBox(bbox_2d=b, depth=mean_depth(depth, b)) for b in given], decimals=DECIMALS)
 
         items: list[list[tuple[str, bool]]] = []
+        told: list[list[list[int]]] = []  # of each item's learnt areas the objects
         for turn, place in enumerate(rng.permutation(len(view.targets))[: config.ground_names]):
             target = view.targets[place]
             if turn == 0:  # what is seen in a given box, which may be a little off
                 shown_box = f"<area>{boxes_of([target], off=0.08)}</area>"
                 items.append([(shown_box, False), (f"<text>This is the {target.label}.</text>", True)])
+                told.append([])
             else:
                 named = f"<text>I look for the {target.label}.</text>"
                 items.append([(named, False), (f"<area>{boxes_of([target])}</area>", True)])
+                told.append([[target.index]])
         for question in make_questions(view, config.ground_questions, rng, config.families):
             names = [f"the {target.label}" for target in question.targets]
             found = f"<area>{boxes_of(question.targets)}</area>"
@@ -203,11 +211,21 @@ class SampleMaker:
             if _follows(question):
                 item.append((f"<text>{verdict(view, question, names)}</text>", True))
             items.append(item)
+            told.append([[target.index for target in question.targets]])
+        order = rng.permutation(len(items))
         pieces = [(f"\n{GROUND_PROMPT}{TURN_END}\n{TURN_START}assistant\n", False)]
-        pieces += [piece for place in rng.permutation(len(items)) for piece in items[place]]
-        return self._finish("ground", "", pieces, [], [], set())
+        pieces += [piece for place in order for piece in items[place]]
+        return self._finish("ground", "", pieces, objects=[area for place in order for area in told[place]])
 
-    def _tools(self, view: SceneView, question: Question, opening: str, trace: Trace, moved: set[int]) -> Branch:
+    def _tools(
+        self,
+        view: SceneView,
+        question: Question,
+        opening: str,
+        trace: Trace,
+        objects: Sequence[Sequence[int]],
+        moved: set[int],
+    ) -> Branch:
         pieces: list[tuple[str, bool]] = [(opening, False)]
         crops: list[np.ndarray] = []
         crop_boxes: list[Box] = []
@@ -231,24 +249,39 @@ class SampleMaker:
             pieces.append((f"{reply}{prompts.TOOL_CLOSE}{TURN_END}\n{TURN_START}assistant\n", False))
         last = f"<text>{trace.steps[-1].text}</text></think><answer>{trace.answer}</answer>{TURN_END}"
         pieces.append((last, True))
-        return self._finish("tools", question.family, pieces, crops, crop_boxes, moved)
+        return self._finish(
+            "tools", question.family, pieces, objects=objects, moved=moved, crops=crops, crop_boxes=crop_boxes
+        )
 
     def _finish(
         self,
         kind: Kind,
         family: str,
         pieces: list[tuple[str, bool]],
-        crops: list[np.ndarray],
-        crop_boxes: list[Box],
-        moved: set[int],
+        *,
+        objects: Sequence[Sequence[int]] = (),
+        moved: Set[int] = frozenset(),
+        crops: Sequence[np.ndarray] = (),
+        crop_boxes: Sequence[Box] = (),
     ) -> Branch:
+        """A branch of pieces of text, each learnt or not.
+
+        Args:
+            kind, family: of the branch.
+            pieces: what is said, in order.
+            objects: for each learnt area those that its boxes are of.
+            moved: learnt areas whose numbers are not learnt.
+            crops, crop_boxes: images in the text, and what they show.
+        """
         ids: list[int] = []
         weights: list[float] = []
         parts: list[Part] = []
-        areas = -1
+        looked_at: list[int] = []
+        areas = box = -1
         for text, learnt in pieces:
             piece = self._encode(text)
             ids += piece
+            looked_at += [-1] * len(piece)
             if not learnt:
                 weights += [0.0] * len(piece)
                 parts += [""] * len(piece)
@@ -257,11 +290,15 @@ class SampleMaker:
             within, answering = False, False
             for place, token in enumerate(piece):
                 if token == self.area_open:
-                    areas, within = areas + 1, True
+                    areas, box, within = areas + 1, -1, True
                 elif token == self.area_close:
                     within = False
                 elif token == self.answer_close:
                     answering = False
+                elif token in self.box_open:
+                    box += 1
+                if within and token in self.numbers and areas < len(objects) and box < len(objects[areas]):
+                    looked_at[place - len(piece)] = objects[areas][box]
                 if token in self.numbers:
                     weight = self.config.weight_whole if areas == 0 and kind != "ground" else 1.0
                     weights.append(0.0 if within and areas in moved else weight)
@@ -280,7 +317,8 @@ class SampleMaker:
                     parts.append("")
                 answering = answering or token == self.answer_open
         grids = [(crop.shape[0] // TOKEN_PX, crop.shape[1] // TOKEN_PX) for crop in crops]
-        return Branch(kind, family, ids, weights, parts, self._positions(ids, grids, self.start), crops, crop_boxes)
+        positions = self._positions(ids, grids, self.start)
+        return Branch(kind, family, ids, weights, parts, looked_at, positions, list(crops), list(crop_boxes))
 
     def _conclusion(self, text: str) -> range:
         """The places of the tokens of a text that say what follows from the two things it has told of."""

@@ -1,7 +1,8 @@
 """The dense auxiliary head: what each merged vision token should know about the place it covers.
 
 Thrown away after training. It teaches the vision tower colour, shape, box, depth and sign of the object at each token,
-which next-token loss alone does not find on a small budget.
+which next-token loss alone does not find on a small budget. Box and depth it must also tell in the language model's own
+words, its embeddings of numbers, by one linear map each: what an attention head copies of a token is linear, too.
 """
 
 from __future__ import annotations
@@ -20,15 +21,18 @@ from sifthinker.training.world.traces import mean_depth
 
 _COLOR = {name: index for index, name in enumerate(COLORS)}
 _SHAPE = {name: index for index, name in enumerate(SHAPES)}
+_WORDS = 5
+"""Numbers that are told in words: a box's edges and its mean depth."""
 _SIZES = (1, len(COLORS), len(SHAPES), 4, 1, len(SIGN_CHARACTERS), 1, 4)
 
 
 @dataclass
 class CellTargets:
-    """For each token of an image, in raster order: (T,) longs, -1 where there is nothing; boxes (T, 4) in the image's
-    own coordinates; depth (T,) at the token and mean depth (T,) in the box of its object;
-    sign boxes (T, 4) where the object shows a sign, NaN elsewhere."""
+    """For each token of an image, in raster order: (T,) longs, -1 where there is nothing (`object`: its index in the
+    scene); boxes (T, 4) in the image's own coordinates; depth (T,) at the token and mean depth (T,) in the box of its
+    object; sign boxes (T, 4) where the object shows a sign, NaN elsewhere."""
 
+    object: np.ndarray
     color: np.ndarray
     shape: np.ndarray
     sign: np.ndarray
@@ -69,7 +73,7 @@ def cell_targets(view: SceneView, rows: int, cols: int, part: Box = WHOLE) -> Ce
             sign[on & at] = SIGN_CHARACTERS.index(obj.sign)
     if part == WHOLE:  # too small to be read there
         sign[:] = -1
-    return CellTargets(color, shape, sign, boxes, depth, box_depth, sign_boxes)
+    return CellTargets(ids, color, shape, sign, boxes, depth, box_depth, sign_boxes)
 
 
 def _within(box: Box, part: Box) -> list[float]:
@@ -89,9 +93,20 @@ class CellHead(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.net = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 256), nn.GELU(), nn.Linear(256, sum(_SIZES)))
+        self.norm = nn.RMSNorm(width)
+        self.words = nn.Linear(width, _WORDS * width, bias=False)
+        nn.init.normal_(self.words.weight, std=width**-0.5)
 
-    def loss(self, tokens: Tensor, targets: list[CellTargets]) -> tuple[Tensor, dict[str, float]]:
-        """Loss of the tokens (T, D) of several images, concatenated in the order of `targets`, and its parts."""
+    def loss(
+        self, tokens: Tensor, targets: list[CellTargets], numbers: Tensor, soft: Tensor
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Loss of the tokens (T, D) of several images, concatenated in the order of `targets`, and its parts.
+
+        Args:
+            tokens, targets: what is seen, and what is there.
+            numbers: (101, D) the language model's embeddings of 0.00 to 1.00.
+            soft: (101, 101) for each number the distribution that is to be told, see `Losses`.
+        """
         present, color, shape, box, depth, sign, box_depth, sign_box = self.net(tokens).float().split(_SIZES, dim=1)
         want_color = torch.from_numpy(np.concatenate([t.color for t in targets]))
         want_shape = torch.from_numpy(np.concatenate([t.shape for t in targets]))
@@ -112,6 +127,12 @@ class CellHead(nn.Module):
             "depth": (depth[:, 0] - want_depth).abs().mean() * 5,
             "box_depth": (box_depth[on, 0] - want_box_depth[on]).abs().mean() * 10,
         }
+        whole = on & (want_box >= 0).all(1) & (want_box <= 1).all(1)
+        want = (torch.cat([want_box, want_box_depth[:, None]], dim=1)[whole] * 100).round().long().clamp(0, 100)
+        said = self.words(self.norm(tokens[whole].float())).view(len(want), _WORDS, -1).float() @ numbers.detach().T * 4
+        wanted = soft[want]
+        floor = torch.special.xlogy(wanted, wanted).sum(-1)  # so that a perfect prediction has loss 0
+        parts["words"] = (floor - (wanted * said.log_softmax(-1)).sum(-1)).mean() * 2
         if bool(signed.any()):
             parts["sign_box"] = (sign_box[signed] - want_sign_box[signed]).abs().mean() * 10
         if bool(on_sign.any()):
@@ -120,6 +141,7 @@ class CellHead(nn.Module):
             told = {name: float(value) for name, value in parts.items()}
             told["color_right"] = float((color[on].argmax(1) == want_color[on]).float().mean())
             told["shape_right"] = float((shape[on].argmax(1) == want_shape[on]).float().mean())
+            told["words_right"] = float(((said.argmax(-1) - want).abs() <= 5).float().mean())
             told["box_error"] = told["box"] / 10
             told["depth_error"] = told["depth"] / 5
             told["box_depth_error"] = told["box_depth"] / 10

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ from sifthinker.policy.files import write_whole
 from sifthinker.training.checkpoints import TORN
 from sifthinker.training.folders import locked, unwritable
 from sifthinker.training.launch import launched, own_rank, settle_on_cpu
-from sifthinker.training.scratch.batches import collate, encode, learnt
+from sifthinker.training.scratch.batches import Images, collate, encode, learnt, pointing
 from sifthinker.training.scratch.losses import Losses
 from sifthinker.training.scratch.model import build_model
 from sifthinker.training.scratch.packing import forward
@@ -86,20 +87,31 @@ class Trainer:
         self.rng = np.random.default_rng([recipe.seed, rank, self.cursor.step])
 
     def _optimizers(self) -> list[torch.optim.Optimizer]:
-        """Muon for the matrices inside the layers, AdamW for tables, gains, biases and the thrown-away head."""
+        """Muon for the matrices inside the layers, AdamW for tables, gains, biases and the thrown-away head.
+
+        In each the vision tower has groups of its own, whose rate is `vision_share` of the others' once it can see.
+        """
         inner = {
             id(p)
             for name, p in self.model.named_parameters()
             if p.dim() == 2 and ("layers." in name or "blocks." in name or "merger." in name)
         }
-        muon = [p for p in self.params if id(p) in inner]
-        decay = [p for p in self.params if id(p) not in inner and p.dim() >= 2]
-        rest = [p for p in self.params if p.dim() < 2]
-        weight_decay = self.recipe.weight_decay
-        groups = [{"params": decay, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
+        seeing = {id(p) for p in self.model.model.visual.parameters()}
+        slower = 1.0 if self.cursor.phase == "vision" else self.recipe.vision_share
+        muon: list[dict[str, Any]] = []
+        adam: list[dict[str, Any]] = []
+        for share, chosen in (
+            (slower, [p for p in self.params if id(p) in seeing]),
+            (1.0, [p for p in self.params if id(p) not in seeing]),
+        ):
+            wide = [p for p in chosen if p.dim() >= 2]
+            muon.append({"params": [p for p in wide if id(p) in inner], "share": share})
+            adam.append({"params": [p for p in wide if id(p) not in inner], "share": share})
+            adam.append({"params": [p for p in chosen if p.dim() < 2], "share": share, "weight_decay": 0.0})
+        lr, weight_decay = self.recipe.lr, self.recipe.weight_decay
         return [
-            torch.optim.AdamW(groups, lr=self.recipe.lr, betas=(0.9, 0.98), fused=True),
-            torch.optim.Muon(muon, lr=self.recipe.lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(adam, lr=lr, betas=(0.9, 0.98), weight_decay=weight_decay, fused=True),
+            torch.optim.Muon(muon, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
         ]
 
     def run(self) -> None:
@@ -131,7 +143,7 @@ class Trainer:
             rate *= min(1.0, (cursor.step + 1) / recipe.warmup_steps)
             for optimizer in self.optimizers:
                 for group in optimizer.param_groups:
-                    group["lr"] = rate
+                    group["lr"] = rate * group["share"]
             loss, numbers = step()
             for optimizer in self.optimizers:
                 optimizer.zero_grad(set_to_none=True)
@@ -162,8 +174,12 @@ class Trainer:
     def _vision_step(self) -> tuple[Tensor, dict[str, float]]:
         samples = self._samples(self.seer, self.recipe.vision_scenes)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            images = encode(self.model.model.visual, samples)
-            return self.head.loss(images.in_order(), images.targets)
+            return self._seen(encode(self.model.model.visual, samples))
+
+    def _seen(self, images: Images) -> tuple[Tensor, dict[str, float]]:
+        """The loss of the dense targets."""
+        numbers = self.model.model.language_model.embed_tokens.weight[self.losses.ids]
+        return self.head.loss(images.in_order(), images.targets, numbers, self.losses.soft)
 
     def _find_step(self) -> tuple[Tensor, dict[str, float]]:
         return self._step(self._samples(self.finder, self.recipe.find_scenes), aux_weight=1.0)
@@ -175,18 +191,19 @@ class Trainer:
         """The loss of a batch."""
         with torch.autocast("cpu", dtype=torch.bfloat16):
             images = encode(self.model.model.visual, samples)
-            aux, told = self.head.loss(images.in_order(), images.targets)
+            aux, told = self._seen(images)
             prefix, groups, members = collate(self.maker, samples, images.order)
-            hidden = forward(self.model, prefix, groups, images.tokens)
+            hidden, looks = forward(self.model, prefix, groups, images.tokens, self.recipe.heads_to_watch)
+            points = pointing(self.maker, looks, groups, members, images.objects)
             places = learnt(hidden, members)
             logits = self.model.lm_head(places.states)
         loss, per_token = self.losses(logits, places.targets, places.weights)
         for at in {pair for pair in zip(places.kinds, places.parts, strict=True) if pair[1]}:
             chosen = torch.tensor([pair == at for pair in zip(places.kinds, places.parts, strict=True)])
             told["_".join(at)] = float(per_token[chosen].mean())
-        told["traces"] = float(loss.detach())
+        told |= {"traces": float(loss.detach()), "pointing": float(points.detach())}
         self.cursor.branches += sum(len(s.branches) for s in samples) * self.world
-        return loss + aux_weight * aux, told
+        return loss + aux_weight * aux + self.recipe.point_weight * points, told
 
     def _samples(self, maker: SampleMaker, count: int) -> list[SceneSample]:
         self.cursor.scenes += count * self.world
