@@ -246,6 +246,25 @@ def test_the_first_phase_teaches_the_vision_tower_alone(tmp_path: Path) -> None:
     assert trainer.cursor.phase == "done"
 
 
+def test_once_it_can_see_the_tower_learns_slower_also_after_a_resume(tmp_path: Path) -> None:
+    def shares(trainer: Trainer) -> dict[bool, set[float]]:
+        seeing = {id(p) for p in trainer.model.model.visual.parameters()}
+        found: dict[bool, set[float]] = {True: set(), False: set()}
+        for optimizer in trainer.optimizers:
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    found[id(parameter) in seeing].add(group["share"])
+        return found
+
+    trainer = Trainer(RECIPE.model_copy(update={"vision_share": 0.25}), tmp_path)
+    assert shares(trainer) == {True: {1.0}, False: {1.0}}
+    trainer.cursor.phase = "find"
+    trainer.optimizers = trainer._optimizers()
+    assert shares(trainer) == {True: {0.25}, False: {1.0}}
+    trainer.save()
+    assert shares(Trainer(trainer.recipe, tmp_path)) == {True: {0.25}, False: {1.0}}
+
+
 def test_a_run_trains_resumes_and_is_exported(tmp_path: Path) -> None:
     Trainer(RECIPE, tmp_path).run()
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
