@@ -178,11 +178,12 @@ class SampleMaker:
             until = len(trace.steps) - (question.family != "sign" or kind != "tools")
             trace, moved = self._jittered(view, trace, until, rng)
         # the last two areas are of the objects, expanded and as they are; before: all of the image, a hull, a mistake
-        told = [[]] * (len(trace.steps) - 2) + [[target.index for target in question.targets]] * 2
+        aimed = [target.index for target in question.targets]
+        areas: list[list[int]] = [[] for _ in trace.steps[:-2]] + [aimed, aimed]
         if kind == "internal":
             said = render(trace, decimals=DECIMALS) + TURN_END
-            return self._finish(kind, question.family, [(opening, False), (said, True)], objects=told, moved=moved)
-        return self._tools(view, question, opening, trace, told, moved)
+            return self._finish(kind, question.family, [(opening, False), (said, True)], objects=areas, moved=moved)
+        return self._tools(view, question, opening, trace, areas, moved)
 
     def _ground(self, view: SceneView, rng: np.random.Generator) -> Branch:
         """Objects by name and their boxes, boxes and what they show, questions' objects and what follows from them."""
