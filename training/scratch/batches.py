@@ -11,9 +11,10 @@ from torch import Tensor
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionModel
 
 from sifthinker.policy.boxes import WHOLE, Box
+from sifthinker.training.scratch.labels import Part
 from sifthinker.training.scratch.model import TOKEN_PX
 from sifthinker.training.scratch.packing import Branches, encode_batch, encode_images
-from sifthinker.training.scratch.samples import Branch, Part, SampleMaker, SceneSample
+from sifthinker.training.scratch.samples import Branch, SampleMaker, SceneSample
 from sifthinker.training.scratch.targets import CellTargets, cell_targets
 
 KINDS = ("ground", "verdict", "direct", "internal", "tools")

@@ -9,7 +9,6 @@ trace alone: the boxes are given, what follows from them is learnt.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from typing import Literal
@@ -22,18 +21,16 @@ from sifthinker.nodes.depth import depth_to_rgb
 from sifthinker.policy import prompts
 from sifthinker.policy.boxes import Box, area
 from sifthinker.policy.trace import AreaBox, Step, Trace, render, render_boxes
+from sifthinker.training.scratch.labels import Labeller, Part
 from sifthinker.training.scratch.model import CROP_PX, DEPTH_PX, RGB_PX, TOKEN_PX
 from sifthinker.training.scratch.pictures import crop_px, estimated, shaken, shown
-from sifthinker.training.scratch.tokenizer import IMAGE, NUMBERS, TURN_END, TURN_START, VISION_END, VISION_START
+from sifthinker.training.scratch.tokenizer import IMAGE, TURN_END, TURN_START, VISION_END, VISION_START
 from sifthinker.training.world.questions import FAMILIES, SPATIAL_FAMILIES, Question, SceneView, Target, make_questions
 from sifthinker.training.world.traces import ExpansionConfig, make_trace, mean_depth, verdict, wanted
 
 Kind = Literal["ground", "verdict", "direct", "internal", "tools"]
-Part = Literal["", "number", "conclusion", "answer"]
 GROUND_PROMPT = "What is where?"
 DECIMALS = 2
-CONCLUSION = re.compile(r"<text>At [^:<]*:( [^<]*)</text>")
-"""What follows from where two things are: "At depth 0.26 the cube, at depth 0.32 the cone: the cube is closer."."""
 WHOLE_AREA = 0.9
 """An area that covers this share of the image gets no crop: the policy has those pixels."""
 SPATIAL_TOKENS_RGB = (RGB_PX // TOKEN_PX) ** 2
@@ -107,16 +104,11 @@ class SampleMaker:
     def __init__(self, tokenizer: PreTrainedTokenizerFast, config: SampleConfig | None = None) -> None:
         self.config = config or SampleConfig()
         self.tokenizer = tokenizer
-        ids = tokenizer.convert_tokens_to_ids
-        self.numbers = set(ids(list(NUMBERS)))
-        self.image_id = ids(IMAGE)
-        self.area_open, self.area_close = ids("<area>"), ids("</area>")
-        self.answer_open, self.answer_close = ids("<answer>"), ids("</answer>")
-        self.box_open = {ids('[{"bbox_2d":['), ids('},{"bbox_2d":[')}
-        self.structure = set(tokenizer.get_added_vocab().values()) - self.numbers
+        self.labeller = Labeller(tokenizer, self.config)
+        self.image_id = tokenizer.convert_tokens_to_ids(IMAGE)
         per_depth = (DEPTH_PX // TOKEN_PX) ** 2
         images = ((RGB_PX // TOKEN_PX,) * 2, (DEPTH_PX // TOKEN_PX,) * 2)
-        self.prefix_ids = self._encode(
+        self.prefix_ids = self.labeller.tokens(
             f"{TURN_START}user\n{prompts.ORIGINAL_IMAGE}{VISION_START}{IMAGE * SPATIAL_TOKENS_RGB}{VISION_END}"
             f"{prompts.DEPTH_IMAGE}{VISION_START}{IMAGE * per_depth}{VISION_END}"
         )
@@ -274,59 +266,10 @@ class SampleMaker:
             moved: learnt areas whose numbers are not learnt.
             crops, crop_boxes: images in the text, and what they show.
         """
-        ids: list[int] = []
-        weights: list[float] = []
-        parts: list[Part] = []
-        looked_at: list[int] = []
-        areas = box = -1
-        for text, learnt in pieces:
-            piece = self._encode(text)
-            ids += piece
-            looked_at += [-1] * len(piece)
-            if not learnt:
-                weights += [0.0] * len(piece)
-                parts += [""] * len(piece)
-                continue
-            concluding = self._conclusion(text)
-            within, answering = False, False
-            for place, token in enumerate(piece):
-                if token == self.area_open:
-                    areas, box, within = areas + 1, -1, True
-                elif token == self.area_close:
-                    within = False
-                elif token == self.answer_close:
-                    answering = False
-                elif token in self.box_open:
-                    box += 1
-                if within and token in self.numbers and areas < len(objects) and box < len(objects[areas]):
-                    looked_at[place - len(piece)] = objects[areas][box]
-                if token in self.numbers:
-                    weight = self.config.weight_whole if areas == 0 and kind != "ground" else 1.0
-                    weights.append(0.0 if within and areas in moved else weight)
-                    parts.append("number")
-                elif token in self.structure:
-                    weights.append(self.config.weight_structure)
-                    parts.append("")
-                elif answering:
-                    weights.append(self.config.weight_answer)
-                    parts.append("answer")
-                elif place in concluding:
-                    weights.append(self.config.weight_conclusion)
-                    parts.append("conclusion")
-                else:
-                    weights.append(self.config.weight_text)
-                    parts.append("")
-                answering = answering or token == self.answer_open
+        made = self.labeller.label(pieces, whole_first=kind != "ground", objects=objects, moved=moved)
         grids = [(crop.shape[0] // TOKEN_PX, crop.shape[1] // TOKEN_PX) for crop in crops]
-        positions = self._positions(ids, grids, self.start)
-        return Branch(kind, family, ids, weights, parts, looked_at, positions, list(crops), list(crop_boxes))
-
-    def _conclusion(self, text: str) -> range:
-        """The places of the tokens of a text that say what follows from the two things it has told of."""
-        found = CONCLUSION.search(text)
-        if found is None:
-            return range(0)
-        return range(len(self._encode(text[: found.start(1)])), len(self._encode(text[: found.end(1)])))
+        at = self._positions(made.ids, grids, self.start)
+        return Branch(kind, family, made.ids, made.weights, made.parts, made.objects, at, list(crops), list(crop_boxes))
 
     def _jittered(self, view: SceneView, trace: Trace, until: int, rng: np.random.Generator) -> tuple[Trace, set[int]]:
         """The areas between the first and `until`, moved and stretched a little."""
@@ -339,9 +282,6 @@ class SampleMaker:
                 boxes.append(AreaBox(bbox_2d=new, depth=mean_depth(view.render.depth, new)))
             steps[index] = Step(boxes=boxes, text=steps[index].text)
         return Trace(steps=steps, answer=trace.answer), moved
-
-    def _encode(self, text: str) -> list[int]:
-        return self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
 
     def _positions(self, ids: list[int], grids: object, start: int) -> np.ndarray:
         """Rotary positions (3, L): text one by one, an image's tokens by row and column from a common start."""
