@@ -144,7 +144,8 @@ def read_settings(settings: Sequence[str]) -> Mapping[str, Any]:
             parsed = yaml.safe_load(value)
         except yaml.YAMLError:
             parsed = value
-        read[key] = parsed if isinstance(parsed, bool | int | float) else value
+        plain = key == "api_key" or not isinstance(parsed, bool | int | float)
+        read[key] = value if plain else parsed
     return read
 
 

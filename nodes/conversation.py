@@ -49,6 +49,7 @@ def conversation(state: FocusState, context: FocusContext) -> list[Message]:
                 image_size=view.image.size,
                 options=question.options or None,
                 mode=part.mode,
+                depth_shown=shown_depth(view, context) is not None,
             )
         )
     said += [turned for turn in part.turns if (turned := _message(turn, view, context)) is not None]
@@ -57,7 +58,8 @@ def conversation(state: FocusState, context: FocusContext) -> list[Message]:
 
 def shown_depth(view: View, context: FocusContext) -> Image.Image | None:
     """The depth picture, if there is one and the policy looks at it."""
-    return view.depth_picture if context.policy.profile.uses_depth_image else None
+    profile = context.policy.profile
+    return view.depth_picture if profile.uses_depth_image and profile.max_images > 1 else None
 
 
 def _message(turn: Turn, view: View, context: FocusContext) -> Message | None:

@@ -97,7 +97,7 @@ class _Looker:
 
     def takes_one_more(self) -> bool:
         """Whether another image fits, which is then counted."""
-        if not self.room:
+        if self.room <= 0:
             self.left_out += 1
             return False
         self.room -= 1

@@ -39,6 +39,8 @@ __all__ = [
 ImageSource = str | Path | bytes | Image.Image
 
 _DEFAULT_LIMITS = ImageLimits()
+_MOST_ASPECT = 50
+"""Of a crop: the longer side over the shorter one. Qwen's processors refuse 200."""
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:(?://|.*;base64,)")
 
 
@@ -119,7 +121,8 @@ def crop(image: Image.Image, box: Box, *, min_px: int = 16) -> tuple[Image.Image
     Args:
         image: the full-resolution image.
         box: normalised xyxy; parts outside the image are left out.
-        min_px: a shorter side is grown to this about its centre, moved inside the image (or to the whole image's side).
+        min_px: a shorter side is grown to this about its centre, moved inside the image (or to the whole image's side);
+            so is one of less than a fiftieth of the longer side, since processors refuse what is thinner yet.
 
     Returns:
         the crop and its normalised xyxy, which contains the box's part inside the image.
@@ -132,6 +135,10 @@ def crop(image: Image.Image, box: Box, *, min_px: int = 16) -> tuple[Image.Image
     width, height = image.size
     left, right = _pixel_span(box[0], box[2], width, min_px)
     top, bottom = _pixel_span(box[1], box[3], height, min_px)
+    if (least := math.ceil((right - left) / _MOST_ASPECT)) > bottom - top:
+        top, bottom = _pixel_span(box[1], box[3], height, max(least, min_px))
+    elif (least := math.ceil((bottom - top) / _MOST_ASPECT)) > right - left:
+        left, right = _pixel_span(box[0], box[2], width, max(least, min_px))
     return image.crop((left, top, right, bottom)), (left / width, top / height, right / width, bottom / height)
 
 

@@ -107,7 +107,8 @@ def call_words(said: AIMessage) -> str:
 def call_chunks(reader: CallReader) -> list[ToolCallChunk]:
     """The calls that were read, as the last chunk of a stream carries them."""
     read = [(call["name"], json.dumps(call["args"], ensure_ascii=False), call["id"]) for call in reader.calls]
-    read += [(call["name"] or "", call["args"] or "", call["id"]) for call in reader.invalid]
+    # as a JSON string, which is no object: half an object would be mended where chunks are added up, and be called
+    read += [(call["name"] or "", json.dumps(call["args"] or ""), call["id"]) for call in reader.invalid]
     return [tool_call_chunk(name=name, args=args, id=own, index=index) for index, (name, args, own) in enumerate(read)]
 
 
@@ -174,7 +175,7 @@ class CallReader:
     def _call(self, text: str) -> ToolCall | None:
         try:
             read = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
         if not isinstance(read, dict) or not isinstance(read.get("name"), str):
             return None
@@ -182,7 +183,7 @@ class CallReader:
         if isinstance(arguments, str):  # JSON inside of JSON, as OpenAI's own form has it
             try:
                 arguments = json.loads(arguments)
-            except ValueError:
+            except (ValueError, RecursionError):
                 return None
         return tool_call(name=read["name"], args=arguments, id=_id()) if isinstance(arguments, dict) else None
 

@@ -118,7 +118,13 @@ class ChatEncoder:
         key = _key([image])
         pixels = self._prepared.pop(key, None)
         if pixels is None:
-            pixels = dict(self.processor.image_processor(images=[image], return_tensors="pt"))
+            try:
+                pixels = dict(self.processor.image_processor(images=[image], return_tensors="pt"))
+            except ValueError as error:
+                width, height = image.size
+                raise PolicyError(
+                    f"The processor of {self.profile.name} refused an image of {width} × {height}: {error}"
+                ) from error
         self._prepared[key] = pixels
         while len(self._prepared) > self._kept_images:
             self._prepared.popitem(last=False)

@@ -98,7 +98,7 @@ class RemotePolicy:
         self._read_timeout = read_timeout
         self._sends_stop = True
         self._slots = threading.BoundedSemaphore(max_concurrent)
-        self._api_key = api_key if api_key is not None else os.environ.get("OPENAI_API_KEY")
+        self._api_key = _checked_key(api_key if api_key is not None else os.environ.get("OPENAI_API_KEY"))
         self._client = httpx.Client(
             headers={"Authorization": f"Bearer {self._api_key}"} if self._api_key else {},
             timeout=httpx.Timeout(read_timeout, connect=connect_timeout),
@@ -237,12 +237,20 @@ class RemotePolicy:
         except httpx.TimeoutException as error:
             raise PolicyTimeout(f"{self._who} did not answer within {allowed:g} s.") from error
         except httpx.TransportError as error:
+            if isinstance(error, httpx.LocalProtocolError):  # it quotes the headers, the key among them
+                raise PolicyError(f"The request to {self._who} has a header that cannot be sent.") from None
             raise PolicyUnavailable(
                 f"{self._who} could not be reached: is the server running and the address right? ({error})"
             ) from error
 
     def _attempt(
-        self, body: dict[str, Any], stop: Sequence[str], deadline: float, on_text: TokenCallback
+        self,
+        body: dict[str, Any],
+        stop: Sequence[str],
+        deadline: float,
+        on_text: TokenCallback,
+        *,
+        plainly: bool = False,
     ) -> Completion:
         left = deadline - time.monotonic()
         if left <= 0:
@@ -250,7 +258,7 @@ class RemotePolicy:
         asked = dict(body)
         if stop and self._sends_stop:
             asked["stop"] = list(stop)
-        if logprobs := self._logprobs:
+        if logprobs := self._logprobs and not plainly:
             asked.setdefault("logprobs", True)
         timeout = httpx.Timeout(min(self._read_timeout, left), connect=min(self._client.timeout.connect or left, left))
         with self._client.stream("POST", self.url, json=asked, timeout=timeout) as response:
@@ -267,8 +275,9 @@ class RemotePolicy:
                     raise
             if not logprobs or status not in (400, 422):
                 raise self._refusal(status, response)
-        self._logprobs = False  # perhaps it was refused for these alone, which not every server gives
-        return self._attempt(body, stop, deadline, on_text)
+        made = self._attempt(body, stop, deadline, on_text, plainly=True)
+        self._logprobs = False  # it was refused for these alone, which not every server gives
+        return made
 
     def _refusal(self, status: int, response: httpx.Response) -> PolicyError:
         if status in (401, 403):
@@ -293,6 +302,18 @@ class RemotePolicy:
             "%s: %s; attempt %d of %d, next in %.1f s",
             self._who, what, state.attempt_number, self.attempts, state.upcoming_sleep,
         )  # fmt: skip
+
+
+def _checked_key(key: str | None) -> str | None:
+    """The key without what a file or a copy left around it.
+
+    Raises:
+        UsageError: it holds something that no header can. It is not quoted.
+    """
+    key = str(key or "").strip()
+    if not all("!" <= character <= "~" for character in key):
+        raise UsageError("The API key holds a character that cannot be sent, perhaps of a copied text: give it anew.")
+    return key or None
 
 
 def _pause(state: tenacity.RetryCallState) -> float:

@@ -116,6 +116,12 @@ def test_the_policy_s_own_limit_of_images_holds_as_well():
     assert max(sum(len(turn.images) for turn in heard) for heard in policy.heard) == 2
 
 
+def test_a_policy_that_takes_one_image_is_shown_one():
+    policy = ScriptedPolicy(f"<think>{area(LEFT)}", ANSWER, max_images=1)
+    assert ask(policy).warnings == ["The budget of 1 images is used up: the policy was asked for its answer."]
+    assert max(sum(len(turn.images) for turn in heard) for heard in policy.heard) == 1
+
+
 def test_a_policy_that_floods_is_cut_off():
     policy = ScriptedPolicy(Completion("<think>" + "blah " * 100_000, completion_tokens=10), ANSWER)
     result = ask(policy, mode="internal")

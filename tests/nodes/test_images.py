@@ -314,6 +314,15 @@ def test_a_small_crop_grows_about_its_centre_and_moves_inside() -> None:
     assert crop(image, (0.0, 0.98, 0.01, 1.0))[1] == (0.0, 0.84, 0.16, 1.0)
 
 
+def test_a_thin_crop_grows_until_a_processor_takes_it() -> None:
+    """A horizon in a photograph: 4032 × 16 pixels are refused by Qwen's processors, and the run would end there."""
+    wide, shown = crop(Image.new("RGB", (4032, 3024)), (0, 0.499, 1, 0.501))
+    assert wide.size == (4032, 81)
+    assert shown[1] < 0.499 < 0.501 < shown[3]
+    high, _ = crop(Image.new("RGB", (3024, 4032)), (0.9999, 0, 1, 1))
+    assert high.size == (81, 4032)
+
+
 @pytest.mark.parametrize("box", [(float("nan"), 0, 1, 1), (0, 0, float("inf"), 1), (2, 2, 3, 3), (0.5, 0.5, 0.2, 0.9)])
 def test_a_box_that_shows_nothing_is_refused(box: tuple[float, float, float, float]) -> None:
     with pytest.raises(UsageError):

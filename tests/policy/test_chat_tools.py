@@ -140,6 +140,29 @@ def test_what_is_no_call_is_an_invalid_one_with_what_was_written(text: str) -> N
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        '<tool_call>{"name": "weather", "arguments": {"place": "Li',
+        '<tool_call>{"name": "weather", "arguments": "Lima"}',
+    ],
+)
+def test_a_call_that_was_cut_off_is_invalid_in_a_stream_as_well(text: str) -> None:
+    chat, _ = model(text)
+    whole: Any = None
+    for chunk in chat.bind_tools([weather]).stream("Warm?"):
+        whole = chunk if whole is None else whole + chunk
+    assert whole.tool_calls == []
+    assert len(whole.invalid_tool_calls) == 1
+    assert "weather" in whole.invalid_tool_calls[0]["args"]
+
+
+def test_brackets_without_end_are_no_call() -> None:
+    _, reader = read('<tool_call>{"name": "weather", "arguments": {"a": ' + "[" * 100_000)
+    assert reader.calls == []
+    assert len(reader.invalid) == 1
+
+
+@pytest.mark.parametrize(
     "text", ['{"name": "other", "arguments": {}}', '{"answer": 4}', "a < b", "2 <tool", "{", "`x`"]
 )
 def test_other_text_stays_as_it_is(text: str) -> None:

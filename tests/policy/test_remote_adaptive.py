@@ -12,6 +12,8 @@ import pytest
 from PIL import Image
 
 from sifthinker.agent import FocusResult, create_focus_agent
+from sifthinker.agent.asking import read_settings
+from sifthinker.policy.errors import PolicyError, UsageError
 from sifthinker.policy.remote import RemotePolicy
 
 Serve = Callable[..., Any]
@@ -79,3 +81,32 @@ def test_a_server_that_refuses_log_probabilities_answers_all_the_same_and_it_is_
     assert (result.answer, result.adaptive.went_on, result.adaptive.confidence) == ("red", False, None)
     assert any("gives no log-probabilities" in warning for warning in result.warnings)
     assert [request.get("logprobs") for request in server.requests] == [True, None]
+
+
+def test_a_refusal_for_another_reason_leaves_log_probabilities_on(serve: Serve, stub: ModuleType) -> None:
+    server = serve(stub.status(400, "too long"), stub.status(400, "too long"), stub.stream("red"))
+    policy = stub.policy(server, logprobs=True)
+    with pytest.raises(PolicyError, match="too long"):
+        policy.generate(stub.HELLO)
+    policy.generate(stub.HELLO)
+    assert [request.get("logprobs") for request in server.requests] == [True, None, True]
+
+
+@pytest.mark.parametrize("key", ["secret-key\r\n", " secret-key"])
+def test_what_a_file_leaves_around_a_key_is_no_part_of_it(key: str, serve: Serve, stub: ModuleType) -> None:
+    assert stub.policy(serve(stub.stream("red")), api_key=key).generate(stub.HELLO).text == "red"
+
+
+@pytest.mark.parametrize("key", ["secret-kéy", "secret\nkey", "“secret-key”"])
+def test_a_key_that_cannot_be_sent_is_refused_and_not_quoted(key: str, serve: Serve, stub: ModuleType) -> None:
+    with pytest.raises(UsageError, match="API key holds a character") as caught:
+        stub.policy(serve(), api_key=key)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_key_stays_the_words_that_were_given() -> None:
+    assert read_settings(["api_key=0012", "rgb_px=0012", "attempts=5"]) == {
+        "api_key": "0012",
+        "rgb_px": 10,
+        "attempts": 5,
+    }
