@@ -62,7 +62,9 @@ def focus(state: FocusState, runtime: Runtime[FocusContext]) -> dict[str, list[T
         warnings += user.warnings
     new: list[Turn] = [reply]
     if looker.left_out:
-        warning = f"The budget of {most} images is used up: the policy was asked for its answer."
+        warning = (
+            f"The budget of {most} image{'' if most == 1 else 's'} is used up: the policy was asked for its answer."
+        )
         new.append(AskTurn(kind="ask", what="answer_now", warnings=[warning]))
         runtime.stream_writer(Warned(message=warning))
     if warnings:

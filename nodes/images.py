@@ -121,8 +121,8 @@ def crop(image: Image.Image, box: Box, *, min_px: int = 16) -> tuple[Image.Image
     Args:
         image: the full-resolution image.
         box: normalised xyxy; parts outside the image are left out.
-        min_px: a shorter side is grown to this about its centre, moved inside the image (or to the whole image's side);
-            so is one of less than a fiftieth of the longer side, since processors refuse what is thinner yet.
+        min_px: a shorter side is grown to this about its centre, moved inside the image (or to the whole image's side),
+            and to a fiftieth of the longer side, since processors refuse what is much thinner.
 
     Returns:
         the crop and its normalised xyxy, which contains the box's part inside the image.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import os
 import random
 import threading
 import time
@@ -22,7 +21,7 @@ from sifthinker.policy.errors import PolicyError, PolicyTimeout, PolicyUnavailab
 from sifthinker.policy.messages import Message, count_images
 from sifthinker.policy.profiles import profile_of_server, with_known_resize
 from sifthinker.policy.remote_stream import BrokenStream, ReportedError, read_reply
-from sifthinker.policy.remote_wire import conversation, endpoint, retry_after, shown_url
+from sifthinker.policy.remote_wire import conversation, endpoint, retry_after, server_key, shown_url
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +97,7 @@ class RemotePolicy:
         self._read_timeout = read_timeout
         self._sends_stop = True
         self._slots = threading.BoundedSemaphore(max_concurrent)
-        self._api_key = _checked_key(api_key if api_key is not None else os.environ.get("OPENAI_API_KEY"))
+        self._api_key = server_key(api_key)
         self._client = httpx.Client(
             headers={"Authorization": f"Bearer {self._api_key}"} if self._api_key else {},
             timeout=httpx.Timeout(read_timeout, connect=connect_timeout),
@@ -237,8 +236,6 @@ class RemotePolicy:
         except httpx.TimeoutException as error:
             raise PolicyTimeout(f"{self._who} did not answer within {allowed:g} s.") from error
         except httpx.TransportError as error:
-            if isinstance(error, httpx.LocalProtocolError):  # it quotes the headers, the key among them
-                raise PolicyError(f"The request to {self._who} has a header that cannot be sent.") from None
             raise PolicyUnavailable(
                 f"{self._who} could not be reached: is the server running and the address right? ({error})"
             ) from error
@@ -302,18 +299,6 @@ class RemotePolicy:
             "%s: %s; attempt %d of %d, next in %.1f s",
             self._who, what, state.attempt_number, self.attempts, state.upcoming_sleep,
         )  # fmt: skip
-
-
-def _checked_key(key: str | None) -> str | None:
-    """The key without what a file or a copy left around it.
-
-    Raises:
-        UsageError: it holds something that no header can. It is not quoted.
-    """
-    key = str(key or "").strip()
-    if not all("!" <= character <= "~" for character in key):
-        raise UsageError("The API key holds a character that cannot be sent, perhaps of a copied text: give it anew.")
-    return key or None
 
 
 def _pause(state: tenacity.RetryCallState) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import os
 import threading
 import time
 from collections import OrderedDict
@@ -134,6 +135,24 @@ def endpoint(url: str) -> str:
     if not path.endswith("/chat/completions"):
         path = (path or "/v1") + "/chat/completions"
     return urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))
+
+
+def server_key(given: str | None) -> str | None:
+    """The key for a server, without what a file or a copy left around it.
+
+    Args:
+        given: by the caller; None: the environment variable OPENAI_API_KEY is asked.
+
+    Returns:
+        the key, or None where there is none (an empty one is none).
+
+    Raises:
+        UsageError: it holds something that no header can. It is not quoted; an HTTP client would quote it.
+    """
+    key = str(os.environ.get("OPENAI_API_KEY", "") if given is None else given).strip()
+    if not all("!" <= character <= "~" for character in key):
+        raise UsageError("The API key holds a character that cannot be sent, perhaps of a copied text: give it anew.")
+    return key or None
 
 
 def shown_url(url: str) -> str:

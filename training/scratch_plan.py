@@ -20,7 +20,7 @@ def plan_scratch(settings: dict[str, Any], arguments: Sequence[str], processes: 
     from sifthinker.training.scratch.model import CROP_PX, DEPTH_PX, RGB_PX, TOKEN_PX, build_model
     from sifthinker.training.scratch.pictures import view_scene
     from sifthinker.training.scratch.recipe import ScratchRecipe
-    from sifthinker.training.scratch.stream import SceneStream, corpus
+    from sifthinker.training.scratch.stream import corpus
     from sifthinker.training.scratch.tokenizer import build_tokenizer
 
     recipe = fitted(ScratchRecipe, settings)
@@ -42,7 +42,7 @@ def plan_scratch(settings: dict[str, Any], arguments: Sequence[str], processes: 
             name="activations", bytes=float(layer * size.layers + vision), why=f"{places:,} tokens, every tensor kept"
         ),
     ]
-    kept, picture = SceneStream.kept_of(recipe, processes), view_scene(0).render
+    kept, picture = recipe.scenes_kept(processes), view_scene(0).render
     one = sum(array.nbytes for array in (picture.rgb, picture.depth, picture.ids))
     total = sum(part.bytes for part in parts)
     parts.append(Part(name="scenes", bytes=float(kept * one), why=f"{kept:,} kept, to be asked again"))

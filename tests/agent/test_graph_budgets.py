@@ -118,7 +118,7 @@ def test_the_policy_s_own_limit_of_images_holds_as_well():
 
 def test_a_policy_that_takes_one_image_is_shown_one():
     policy = ScriptedPolicy(f"<think>{area(LEFT)}", ANSWER, max_images=1)
-    assert ask(policy).warnings == ["The budget of 1 images is used up: the policy was asked for its answer."]
+    assert ask(policy).warnings == ["The budget of 1 image is used up: the policy was asked for its answer."]
     assert max(sum(len(turn.images) for turn in heard) for heard in policy.heard) == 1
 
 

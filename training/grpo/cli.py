@@ -65,23 +65,23 @@ def grpo(
         "machines.processes": processes,
     }
     changes += [f"{path}={value}" for path, value in named.items() if value is not None]
-    source = [] if data is None else [_source(data, recipe)]
-    raise typer.Exit(run_recipe(recipe, out, changes=[*source, *(change or []), *changes], dry=dry_run, hub=hub))
+    changes = [*(change or []), *changes]
+    raise typer.Exit(run_recipe(recipe, out, data=data, changes=changes, dry=dry_run, hub=hub))
 
 
-def _source(folder: Path, recipe: str) -> str:
+def _source(folder: Path, settings: dict[str, Any]) -> str:
     """The change that names another folder of questions; what the recipe says of such folders otherwise stays."""
-    from sifthinker.training.recipes import load_recipe
-
     kind = "world" if (folder / "questions.jsonl").is_file() else "records"
-    told = load_recipe(recipe).get("data")
+    told = settings.get("data")
     if isinstance(told, dict) and told.get("kind") == kind:
         return f"data.path={str(folder)!r}"
     return f"data={{kind: {kind}, path: {str(folder)!r}}}"
 
 
-def run_recipe(name: str, out: Path | None, *, changes: list[str], dry: bool = False, hub: bool = False) -> int:
-    """Plan or train, in this process or in several; the exit code.
+def run_recipe(
+    name: str, out: Path | None, *, data: Path | None, changes: list[str], dry: bool = False, hub: bool = False
+) -> int:
+    """Plan or train, in this process or in several; the exit code. Changes go before what `data` says.
 
     Raises:
         UsageError: the recipe does not fit, or something is missing. SifthinkerError: no GPU where it wants one.
@@ -94,6 +94,7 @@ def run_recipe(name: str, out: Path | None, *, changes: list[str], dry: bool = F
     settings = load_recipe(name)
     if settings.get("trainer") != "grpo":
         raise UsageError(f"Recipe {name!r} is not for GRPO (trainer: {settings.get('trainer')}).")
+    changes = [*([] if data is None else [_source(data, settings)]), *changes]
     recipe = read_recipe(changed(settings, changes))
     arguments = ["train", "grpo", name, *(word for change in changes for word in ("--set", change))]
     _require(recipe, dry=dry)

@@ -15,7 +15,6 @@ import asyncio
 import hashlib
 import json
 import logging
-import os
 import random
 import re
 from collections.abc import Sequence
@@ -29,7 +28,7 @@ import tenacity
 
 from sifthinker.policy.errors import PolicyError
 from sifthinker.policy.files import write_whole
-from sifthinker.policy.remote_wire import endpoint, retry_after, shown_url
+from sifthinker.policy.remote_wire import endpoint, retry_after, server_key, shown_url
 from sifthinker.training.rewards.answer import Case
 
 logger = logging.getLogger(__name__)
@@ -119,7 +118,7 @@ class Judge:
         extra_body: further fields of every request.
 
     Raises:
-        UsageError: the address is none.
+        UsageError: the address is none, or the key holds something that cannot be sent.
     """
 
     def __init__(
@@ -146,7 +145,7 @@ class Judge:
         self.max_characters = max_characters
         self.counts = JudgeCounts()
         self._extra_body = dict(extra_body or {})
-        key = api_key if api_key is not None else os.environ.get("OPENAI_API_KEY")
+        key = server_key(api_key)
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._answered = False  # whether the server ever did
 

@@ -31,6 +31,10 @@ class Losses:
             chosen = logits[number]
             logp = chosen[:, self.ids] - chosen.logsumexp(1, keepdim=True)
             soft = self.soft[at[number]]
-            floor = (soft * soft.clamp_min(1e-9).log()).sum(1)  # so that a perfect prediction has loss 0
-            losses = losses.index_put((number,), floor - (soft * logp).sum(1))
+            losses = losses.index_put((number,), divergence(logp, soft))
         return (losses * weights).sum() / weights.sum(), losses.detach()
+
+
+def divergence(logp: Tensor, soft: Tensor) -> Tensor:
+    """How far log-probabilities (…, N) are from the distributions that are to be told: 0 where they are the same."""
+    return (soft * soft.clamp_min(1e-9).log()).sum(-1) - (soft * logp).sum(-1)

@@ -74,3 +74,7 @@ class ScratchRecipe(BaseModel):
         """`watched`, or else what stands for it."""
         layers = self.model.layers
         return ((layers // 3, 0), (layers // 2, 0)) if self.watched is None else self.watched
+
+    def scenes_kept(self, processes: int) -> int:
+        """How many scenes each of so many processes keeps: `buffer_scenes` in each of two; more have as many in all."""
+        return max(1, 2 * self.buffer_scenes // max(processes, 2))

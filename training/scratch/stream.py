@@ -26,15 +26,10 @@ class SceneStream:
 
     def __init__(self, recipe: ScratchRecipe, rank: int, first: int, *, world: int = 1) -> None:
         self.recipe = recipe
-        self.kept = self.kept_of(recipe, world)
+        self.kept = recipe.scenes_kept(world)
         self.rng = np.random.default_rng([recipe.seed, rank, first])
         self.next = rank * (SCENES_PER_SEED // max(world, 2)) + first
         self.buffer: list[SceneView] = []
-
-    @staticmethod
-    def kept_of(recipe: ScratchRecipe, world: int) -> int:
-        """How many scenes each of so many processes keeps in memory."""
-        return max(1, 2 * recipe.buffer_scenes // max(world, 2))
 
     def __iter__(self) -> Iterator[SceneView]:
         while True:

@@ -2,7 +2,7 @@
 
 Thrown away after training. It teaches the vision tower colour, shape, box, depth and sign of the object at each token,
 which next-token loss alone does not find on a small budget. Box and depth it must also tell in the language model's own
-words, its embeddings of numbers, by one linear map each: what an attention head copies of a token is linear, too.
+embeddings of numbers, by one linear map each: what an attention head copies of a token is linear, too.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sifthinker.policy.boxes import WHOLE, Box
+from sifthinker.training.scratch.losses import divergence
 from sifthinker.training.world.questions import SceneView
 from sifthinker.training.world.scene import COLORS, SHAPES, SIGN_CHARACTERS
 from sifthinker.training.world.traces import mean_depth
 
 _COLOR = {name: index for index, name in enumerate(COLORS)}
 _SHAPE = {name: index for index, name in enumerate(SHAPES)}
-_WORDS = 5
-"""Numbers that are told in words: a box's edges and its mean depth."""
+_NUMBERS = 5
+"""Told in the language model's embeddings: a box's edges and its mean depth."""
 _SIZES = (1, len(COLORS), len(SHAPES), 4, 1, len(SIGN_CHARACTERS), 1, 4)
 
 
@@ -94,17 +95,17 @@ class CellHead(nn.Module):
         super().__init__()
         self.net = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 256), nn.GELU(), nn.Linear(256, sum(_SIZES)))
         self.norm = nn.RMSNorm(width)
-        self.words = nn.Linear(width, _WORDS * width, bias=False)
-        nn.init.normal_(self.words.weight, std=width**-0.5)
+        self.numbers = nn.Linear(width, _NUMBERS * width, bias=False)
+        nn.init.normal_(self.numbers.weight, std=width**-0.5)
 
     def loss(
-        self, tokens: Tensor, targets: list[CellTargets], numbers: Tensor, soft: Tensor
+        self, tokens: Tensor, targets: list[CellTargets], table: Tensor, soft: Tensor
     ) -> tuple[Tensor, dict[str, float]]:
         """Loss of the tokens (T, D) of several images, concatenated in the order of `targets`, and its parts.
 
         Args:
             tokens, targets: what is seen, and what is there.
-            numbers: (101, D) the language model's embeddings of 0.00 to 1.00.
+            table: (101, D) the language model's embeddings of 0.00 to 1.00.
             soft: (101, 101) for each number the distribution that is to be told, see `Losses`.
         """
         present, color, shape, box, depth, sign, box_depth, sign_box = self.net(tokens).float().split(_SIZES, dim=1)
@@ -122,17 +123,17 @@ class CellHead(nn.Module):
         parts = {
             "present": F.binary_cross_entropy_with_logits(present[:, 0], on.float()),
             "color": F.cross_entropy(color[on], want_color[on]),
-            "shape": F.cross_entropy(shape[on], want_shape[on]) * 3,  # learnt last, and what things are confused by
+            "shape": F.cross_entropy(shape[on], want_shape[on]) * 3,  # learnt last
             "box": (box[inside] - want_box[inside]).abs().mean() * 10,
             "depth": (depth[:, 0] - want_depth).abs().mean() * 5,
             "box_depth": (box_depth[on, 0] - want_box_depth[on]).abs().mean() * 10,
         }
         whole = on & (want_box >= 0).all(1) & (want_box <= 1).all(1)
         want = (torch.cat([want_box, want_box_depth[:, None]], dim=1)[whole] * 100).round().long().clamp(0, 100)
-        said = self.words(self.norm(tokens[whole].float())).view(len(want), _WORDS, -1).float() @ numbers.detach().T * 4
-        wanted = soft[want]
-        floor = torch.special.xlogy(wanted, wanted).sum(-1)  # so that a perfect prediction has loss 0
-        parts["words"] = (floor - (wanted * said.log_softmax(-1)).sum(-1)).mean() * 2
+        said = (
+            self.numbers(self.norm(tokens[whole].float())).view(len(want), _NUMBERS, -1).float() @ table.detach().T * 4
+        )
+        parts["numbers"] = divergence(said.log_softmax(-1), soft[want]).mean() * 2
         if bool(signed.any()):
             parts["sign_box"] = (sign_box[signed] - want_sign_box[signed]).abs().mean() * 10
         if bool(on_sign.any()):
@@ -141,7 +142,7 @@ class CellHead(nn.Module):
             told = {name: float(value) for name, value in parts.items()}
             told["color_right"] = float((color[on].argmax(1) == want_color[on]).float().mean())
             told["shape_right"] = float((shape[on].argmax(1) == want_shape[on]).float().mean())
-            told["words_right"] = float(((said.argmax(-1) - want).abs() <= 5).float().mean())
+            told["numbers_right"] = float(((said.argmax(-1) - want).abs() <= 5).float().mean())
             told["box_error"] = told["box"] / 10
             told["depth_error"] = told["depth"] / 5
             told["box_depth_error"] = told["box_depth"] / 10

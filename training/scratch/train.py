@@ -174,12 +174,12 @@ class Trainer:
     def _vision_step(self) -> tuple[Tensor, dict[str, float]]:
         samples = self._samples(self.seer, self.recipe.vision_scenes)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            return self._seen(encode(self.model.model.visual, samples))
+            return self._dense_loss(encode(self.model.model.visual, samples))
 
-    def _seen(self, images: Images) -> tuple[Tensor, dict[str, float]]:
-        """The loss of the dense targets."""
-        numbers = self.model.model.language_model.embed_tokens.weight[self.losses.ids]
-        return self.head.loss(images.in_order(), images.targets, numbers, self.losses.soft)
+    def _dense_loss(self, images: Images) -> tuple[Tensor, dict[str, float]]:
+        """What the auxiliary head says of images."""
+        table = self.model.model.language_model.embed_tokens.weight[self.losses.ids]
+        return self.head.loss(images.in_order(), images.targets, table, self.losses.soft)
 
     def _find_step(self) -> tuple[Tensor, dict[str, float]]:
         return self._step(self._samples(self.finder, self.recipe.find_scenes), aux_weight=1.0)
@@ -191,7 +191,7 @@ class Trainer:
         """The loss of a batch."""
         with torch.autocast("cpu", dtype=torch.bfloat16):
             images = encode(self.model.model.visual, samples)
-            aux, told = self._seen(images)
+            aux, told = self._dense_loss(images)
             prefix, groups, members = collate(self.maker, samples, images.order)
             hidden, looks = forward(self.model, prefix, groups, images.tokens, self.recipe.heads_to_watch)
             points = pointing(self.maker, looks, groups, members, images.objects)

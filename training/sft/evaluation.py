@@ -26,6 +26,7 @@ from sifthinker.policy.errors import PolicyError, SifthinkerError
 from sifthinker.training.data.load import open_depth
 from sifthinker.training.data.records import Record
 from sifthinker.training.data.samples import inside
+from sifthinker.training.launch import own_rank
 from sifthinker.training.rewards.matching import match
 from sifthinker.training.sft.recipe import Evaluation, TrainMode
 
@@ -101,7 +102,7 @@ def scores_of(told: Sequence[Told]) -> TaskScores:
     errors = [one.error for one in told if one.error is not None]
     if errors and len(errors) == len(told):
         raise PolicyError(f"None of the {len(told)} held-out questions could be asked. The first: {errors[0]}")
-    if errors:
+    if errors and own_rank() == 0:
         logger.warning("%d of %d held-out questions failed and count as wrong: %s", len(errors), len(told), errors[0])
     return TaskScores(
         n=len(told),
