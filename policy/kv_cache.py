@@ -6,8 +6,11 @@ pixels where an image stands). A lookup takes the longest common prefix with any
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -171,6 +174,24 @@ def _roomier(old: torch.Tensor, new: torch.Tensor, before: int, length: int) -> 
     if before:
         buffer[:, :, :before] = old
     return buffer
+
+
+def cache_argument(model: Any) -> str:
+    """The name by which a model takes its KV cache: `cache`, or before transformers 5.24 `past_key_values`.
+
+    Args:
+        model: a model, an adapter around one, or a function that stands for its `forward`.
+    """
+    if hasattr(model, "get_base_model"):
+        model = model.get_base_model()  # an adapter's own forward hands on whatever it is given
+    forward = getattr(model, "forward", model)
+    return _cache_argument(getattr(forward, "__func__", forward))
+
+
+@lru_cache(maxsize=64)
+def _cache_argument(forward: Callable[..., Any]) -> str:
+    names = inspect.signature(forward).parameters
+    return "cache" if "cache" in names and "past_key_values" not in names else "past_key_values"
 
 
 def cache_of(layers: Layers, count: int) -> Cache:

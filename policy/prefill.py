@@ -23,7 +23,7 @@ from transformers.cache_utils import DynamicLayer
 
 from sifthinker.policy.errors import PolicyError
 from sifthinker.policy.job import Job
-from sifthinker.policy.kv_cache import Layers, PrefixCache, cache_of, joined
+from sifthinker.policy.kv_cache import Layers, PrefixCache, cache_argument, cache_of, joined
 
 PASS_TOKENS = 4096
 """New tokens of a shared pass at most, padding counted: beyond that a pass is busy enough, and memory is dear."""
@@ -117,7 +117,7 @@ class Prefill:
         }
         if one.positions is not None:
             inputs["position_ids"] = one.positions
-        logits: torch.Tensor = self.model(**inputs, past_key_values=cache, use_cache=True).logits[:, -1]
+        logits: torch.Tensor = self.model(**inputs, **{cache_argument(self.model): cache}, use_cache=True).logits[:, -1]
         if self.plain:
             one.job.layers = [(layer.keys, layer.values) for layer in cache.layers]
         else:
@@ -143,7 +143,7 @@ class Prefill:
             input_ids=torch.cat([_padded(one.ids, width, int(one.ids[0, -1])) for one in group]),
             attention_mask=mask,
             position_ids=torch.cat([_padded(one.positions, width, 0) for one in group if one.positions is not None], 1),
-            past_key_values=cache,
+            **{cache_argument(self.model): cache},
             use_cache=True,
             **inputs,
         ).logits  # (B, ends, V)

@@ -15,7 +15,7 @@ import torch
 from sifthinker.policy.batch import Batch
 from sifthinker.policy.decoding import pick
 from sifthinker.policy.job import Job
-from sifthinker.policy.kv_cache import Layers, PrefixCache
+from sifthinker.policy.kv_cache import Layers, PrefixCache, cache_argument
 from sifthinker.policy.prefill import Prefill
 
 BATCHED_FAMILIES = frozenset(
@@ -55,6 +55,7 @@ class Running:
         self._one_logit = (
             {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
         )
+        self._cached = cache_argument(model)
         self.jobs: list[Job] = []
         self._batch: Batch | None = None
         """Their caches, in the same order; None where there are none, or the model keeps more than keys and values."""
@@ -122,9 +123,9 @@ class Running:
         elif len(self.jobs) > 1:
             inputs["position_ids"] = torch.tensor([[job.length] for job in self.jobs], device=device)
         if self._batch is None:
-            inputs["past_key_values"] = self.jobs[0].whole
+            inputs[self._cached] = self.jobs[0].whole
         else:
-            mask, inputs["past_key_values"] = self._batch.begin(), self._batch.cache
+            mask, inputs[self._cached] = self._batch.begin(), self._batch.cache
             if mask is not None:
                 inputs["attention_mask"] = mask
         logits = self.model(**inputs, use_cache=True, **self._one_logit).logits[:, -1]

@@ -67,8 +67,14 @@ def _how(record: dict[str, Any]) -> str:
     trainable, parameters = record.get("trainable") or 0, record.get("parameters") or 0
     text = f"## How it was trained ({record.get('kind', 'sft')})\n\n"
     text += f"{trainable:,} of {parameters:,} parameters, {record.get('steps')} steps on {record.get('processes')} "
-    text += f"process(es), begun {record.get('begun')}; the weights are those of step {record.get('step')}. Recipe:\n\n"
+    text += f"process(es), begun {record.get('begun')}; the weights are {_which(record)}. Recipe:\n\n"
     return f"{text}```yaml\n{yaml.safe_dump(shown, sort_keys=False)}```\n"
+
+
+def _which(record: dict[str, Any]) -> str:
+    averaged = record.get("averaged") or 1
+    step = f"of step {record.get('step')}"
+    return f"those {step}" if averaged == 1 else f"the mean of the last {averaged} checkpoints, up to that {step}"
 
 
 def _data(record: dict[str, Any]) -> str:

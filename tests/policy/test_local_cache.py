@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from sifthinker.policy.kv_cache import PrefixCache, joined
+from sifthinker.policy.kv_cache import PrefixCache, cache_argument, joined
 from sifthinker.policy.local import LocalPolicy
 from sifthinker.policy.messages import ImagePart, Message, message
 
@@ -40,6 +40,31 @@ def test_greedy_output_is_the_same_with_the_cache_off(
     plain = focus_run(tiny_policy(family, cache_bytes=0), asked, picture)
     assert [text for text, _, _ in cached] == [text for text, _, _ in plain]
     assert all(found == 0 for _, found, _ in plain)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.filterwarnings("error:.*past_key_values.*:FutureWarning")
+def test_a_model_is_given_its_cache_under_the_name_that_its_transformers_has(
+    family: str, tiny_policy: Tiny, asked: Asked, picture: Callable
+) -> None:
+    assert focus_run(tiny_policy(family), asked, picture, steps=2)
+
+
+def test_the_cache_s_name_is_the_model_s_own_also_behind_an_adapter() -> None:
+    class Before:
+        def forward(self, input_ids: object, past_key_values: object = None, **more: object) -> None: ...
+
+    class Since:
+        def forward(self, input_ids: object, cache: object = None, **more: object) -> None: ...
+
+    class Adapter:
+        def forward(self, *given: object, **more: object) -> None: ...
+
+        def get_base_model(self) -> Since:
+            return Since()
+
+    names = [cache_argument(of) for of in (Before(), Since(), Adapter(), Since().forward, lambda **given: None)]
+    assert names == ["past_key_values", "cache", "cache", "cache", "past_key_values"]
 
 
 def test_the_next_turn_encodes_only_what_is_new(tiny_policy: Tiny, asked: Asked, picture: Callable) -> None:

@@ -145,6 +145,12 @@ class GrpoRecipe(_Part):
     )
     rollouts: RolloutConfig = RolloutConfig()
     keep: int = Field(default=2, ge=1, description="Checkpoints kept.")
+    average: int = Field(
+        default=1,
+        ge=1,
+        description="The policy is the mean of the weights of so many last checkpoints, as far as there are so many: "
+        "single steps of few rollouts leave noise in the weights, which shows in greedy answers.",
+    )
     report: tuple[str, ...] | None = Field(
         default=None, description="Trackers: tensorboard, trackio, …; None: what of these two is installed."
     )
@@ -195,6 +201,8 @@ class GrpoRecipe(_Part):
                 "trl: save_steps × gradient_accumulation_steps must be a multiple of steps_per_generation × "
                 f"num_iterations ({every} is none of {block}), or a run that goes on would sample something else"
             )
+        if self.average > self.keep:
+            raise ValueError(f"average: of {self.average} checkpoints only {self.keep} are kept (keep)")
         if self.lora is not None and self.train_vision:
             raise ValueError("train_vision is for training without LoRA; with it say lora: {vision: true}")
         return self

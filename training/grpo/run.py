@@ -85,7 +85,7 @@ def _train(recipe: GrpoRecipe, out: Path, *, first: bool) -> Path:
     if first:
         record.step = record.steps = state.global_step
         record.seconds = round(time.monotonic() - started, 1)
-        _finish(record, out, profile)
+        _finish(record, out, profile, average=recipe.average)
     trainer.accelerator.wait_for_everyone()
     return out / "policy"
 
@@ -136,11 +136,11 @@ def build(recipe: GrpoRecipe, out: Path, record: RunRecord) -> tuple[FocusGRPOTr
     return trainer, profile
 
 
-def _finish(record: RunRecord, out: Path, profile: PolicyProfile) -> None:
-    """Make the policy's folder of the last checkpoint, and note that the run is complete."""
-    checkpoint = checkpoints.latest(out / "checkpoints")
-    assert checkpoint is not None, "the trainer saves after its last step"
-    ship(record, out, profile, checkpoint, without=(PROGRESS,))
+def _finish(record: RunRecord, out: Path, profile: PolicyProfile, *, average: int) -> None:
+    """Make the policy's folder of the last checkpoints, and note that the run is complete."""
+    last = checkpoints.whole_checkpoints(out / "checkpoints")[-average:]
+    assert last, "the trainer saves after its last step"
+    ship(record, out, profile, *reversed(last), without=(PROGRESS,))
 
 
 class _Metrics(TrainerCallback):

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sifthinker.policy.kv_cache import cache_argument
 from sifthinker.training.grpo.attention import Prefix, Rows, own_attention
 
 
@@ -72,7 +73,7 @@ def encode_prompts(core: Any, prompts: Prompts) -> Prefix:
         input_ids=prompts.ids,
         attention_mask=prompts.mask,
         position_ids=positions,
-        past_key_values=cache,
+        **{cache_argument(forward): cache},
         use_cache=True,
         **prompts.vision,
     )
@@ -121,7 +122,7 @@ def complete(core: Any, prefix: Prefix, rows: Rows, ids: Tensor, cache: Any = No
         out = text(
             inputs_embeds=text.embed_tokens(ids),
             position_ids=positions.expand(3, *positions.shape),
-            past_key_values=cache,
+            **{cache_argument(text): cache},
             use_cache=False,
             prefix=prefix,
             rows=rows,

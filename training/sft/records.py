@@ -19,6 +19,7 @@ from sifthinker.policy.errors import DataError, UsageError
 from sifthinker.policy.files import beside, write_whole
 from sifthinker.policy.profiles import write_profile
 from sifthinker.training import checkpoints
+from sifthinker.training.averaging import average_weights
 from sifthinker.training.card import TRAINING_FILE, write_card
 from sifthinker.training.data.tables import shards
 from sifthinker.training.sft.recipe import SftRecipe
@@ -50,6 +51,7 @@ class RunRecord(BaseModel):
     versions: dict[str, str] = Field(default_factory=dict)
     finished: bool = False
     step: int | None = Field(default=None, description="Of the checkpoint that became the policy.")
+    averaged: int = Field(default=1, description="Checkpoints up to that step of whose weights the policy is the mean.")
     steps: int | None = Field(default=None, description="Made in all.")
     seconds: float | None = Field(default=None, description="Of the last run of the command.")
     scores: list[dict[str, Any]] = Field(default_factory=list, description="Of the held-out questions, by step.")
@@ -120,7 +122,12 @@ def finish(record: RunRecord, out: Path, profile: PolicyProfile, *, checkpoint: 
 
 
 def ship(
-    record: RunRecord, out: Path, profile: PolicyProfile, checkpoint: Path, *, without: tuple[str, ...] = ()
+    record: RunRecord,
+    out: Path,
+    profile: PolicyProfile,
+    checkpoint: Path,
+    *others: Path,
+    without: tuple[str, ...] = (),
 ) -> None:
     """Make the policy's folder of a checkpoint, and note in the record and in the run's folder that it is complete.
 
@@ -129,14 +136,17 @@ def ship(
         out: the run's folder.
         profile: of the policy.
         checkpoint: a whole one.
+        others: further ones; the policy is then the mean of the weights of all.
         without: how names of files begin that stay behind, besides those of every trainer's state.
     """
-    record.finished = True
+    record.finished, record.averaged = True, 1 + len(others)
     part = beside(out / "policy")
     part.mkdir()
     for path in checkpoint.iterdir():
         if path.is_file() and not path.name.startswith((*_NO_WEIGHTS, *without)):
             shutil.copyfile(path, part / path.name)
+    if others:
+        average_weights([checkpoint, *others], part)
     record.write_beside(part, profile)
     write_card(part, profile.name)
     put(part, out / "policy")

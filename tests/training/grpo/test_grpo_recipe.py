@@ -120,6 +120,7 @@ def test_the_plan_of_plain_sgd_keeps_no_moments(settings: dict[str, Any]) -> Non
         (["trl.save_steps=null"], "save_steps"),
         (["trl.eval_strategy=steps"], "eval_strategy"),
         (["trl.generation_batch_size=96"], "steps_per_generation"),
+        (["average=3"], "of 3 checkpoints only 2 are kept"),
         (["trl.sync_ref_model=true"], "sync_ref_model is not had"),
         (["trl.mask_truncated_completions=true"], "mask_truncated_completions"),
     ],

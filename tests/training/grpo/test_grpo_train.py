@@ -159,6 +159,20 @@ def test_a_run_goes_from_recipe_to_policy_and_after_a_break_as_if_there_had_been
         train(recipe.model_copy(update={"seed": 9}), broken)
 
 
+def test_the_policy_is_the_mean_of_the_last_checkpoints_where_the_recipe_says_so(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    settings |= {"average": 2, "rollouts": {"every": 0}, "rewards": {"form": "random"}}
+    settings["trl"] |= {"max_steps": 2, "save_steps": 1, "max_completion_length": 12, "learning_rate": 1e-2}
+    policy = train(read_recipe(settings), tmp_path / "run")
+    steps = [load_file(tmp_path / f"run/checkpoints/checkpoint-{n}/model.safetensors") for n in (1, 2)]
+    mean = load_file(policy / "model.safetensors")
+    assert any(not torch.equal(*(step[name] for step in steps)) for name in mean)
+    assert all(torch.allclose(mean[name], (steps[0][name] + steps[1][name]) / 2) for name in mean)
+    assert "mean of the last 2 checkpoints, up to that of step 2" in (policy / "README.md").read_text()
+    load_policy(str(policy))
+
+
 def test_a_folder_of_something_else_is_left_alone(settings: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "letters.txt").write_text("dear")
     with pytest.raises(UsageError, match=r"letters\.txt"):
