@@ -25,7 +25,7 @@ from sifthinker.nodes.context import FocusConfig, FocusContext, Mode
 from sifthinker.nodes.events import FocusEvent, FocusPaused
 from sifthinker.nodes.images import ImageSource, LoadedImage, load_image
 from sifthinker.nodes.person import FocusDecision, read_decision
-from sifthinker.nodes.questions import intern_images, question_message, with_id
+from sifthinker.nodes.questions import intern_all, question_message, with_id
 from sifthinker.nodes.state import FocusInput, FocusOutput, FocusState
 from sifthinker.policy.errors import UsageError
 
@@ -262,10 +262,8 @@ class FocusAgent(CompiledStateGraph[FocusState, FocusContext, FocusInput, FocusO
             return given
         around = context or self.context
         messages = given["messages"] if isinstance(given["messages"], list) else [given["messages"]]
-        taken = [
-            with_id(intern_images(message, around.images, around.config)) for message in convert_to_messages(messages)
-        ]
-        return {**given, "messages": taken}
+        taken = intern_all(convert_to_messages(messages), around.images, around.config)
+        return {**given, "messages": [with_id(message) for message in taken]}
 
     @contextmanager
     def _alone(self, config: RunnableConfig | None) -> Iterator[RunnableConfig | None]:

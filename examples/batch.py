@@ -10,9 +10,10 @@ import csv
 import sys
 from pathlib import Path
 
-from sifthinker.agent import create_focus_agent, question_message
-from sifthinker.nodes.images import load_image
-from sifthinker.policy.errors import ImageError
+from langchain_core.runnables import RunnableLambda
+
+from sifthinker.agent import FocusResult, create_focus_agent
+from sifthinker.policy.errors import SifthinkerError
 
 IMAGES = Path(__file__).parent / "images"
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
@@ -22,29 +23,24 @@ def main(
     folder: str = str(IMAGES), question: str = "What color is the nearest object?", policy: str = "embedded"
 ) -> None:
     agent = create_focus_agent(policy)
+    paths = [path for path in sorted(Path(folder).iterdir()) if path.suffix.lower() in SUFFIXES]
+
+    def ask(path: Path) -> FocusResult | SifthinkerError:
+        try:
+            return agent.ask(question, image=path)  # opened when its turn comes: a folder may be larger than memory
+        except SifthinkerError as error:
+            return error
+
     table = csv.writer(sys.stdout)
     table.writerow(["image", "answer", "steps", "seconds", "problem"])
-    paths, asked = [], []
-    for path in sorted(Path(folder).iterdir()):
-        if path.suffix.lower() not in SUFFIXES:
-            continue
-        try:
-            image = agent.context.images.put(load_image(path).image)
-        except ImageError as error:
-            table.writerow([path.name, "", "", "", str(error)])
-            continue
-        paths.append(path)
-        asked.append({"messages": [question_message(question, image=image)]})
-
     # A server answers many at once; a model in this process shares its forward passes among them.
-    outputs = agent.batch(asked, {"max_concurrency": 8}, return_exceptions=True)
-    for path, output in zip(paths, outputs, strict=True):
-        if isinstance(output, Exception):
-            table.writerow([path.name, "", "", "", str(output)])
+    for path, result in zip(paths, RunnableLambda(ask).batch(paths, {"max_concurrency": 8}), strict=True):
+        if isinstance(result, SifthinkerError):
+            table.writerow([path.name, "", "", "", str(result)])
             continue
-        result = output["result"]
-        problem = " ".join(result["warnings"])
-        table.writerow([path.name, result["answer"], len(result["steps"]), f"{result['seconds']:.1f}", problem])
+        table.writerow(
+            [path.name, result.answer, len(result.steps), f"{result.seconds:.1f}", " ".join(result.warnings)]
+        )
 
 
 if __name__ == "__main__":

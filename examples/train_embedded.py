@@ -57,17 +57,21 @@ def chain(out: Path, *, share: float, questions: int, seed: int) -> None:
             sifthinker("train", "score", policy, "--data", test, *some)
         stages.append((name, told))
 
-    def from_nothing(run: str, see: float, find: float, minutes: float) -> Path:
+    def from_nothing(run: str, see: float, find: float, minutes: float, *more: str) -> Path:
         """Trained for so many minutes to see, to find what is named, and on everything."""
         budget = ["--minutes", f"{minutes:.2f}"]
         budget += ["--set", f"vision_minutes={see:.2f}", "--set", f"find_minutes={find:.2f}"]
         small = ["scenes=2", "samples.ground=1", "samples.verdict=2", "samples.direct=1", "samples.tools=1"]
-        mix = [*small, "buffer_scenes=1000", f"seed={seed}"]  # many small steps: there is time for few large ones
+        mix = [
+            *small,
+            "buffer_scenes=1000",
+            f"seed={seed}",
+            *more,
+        ]  # small steps: there is time for few large ones
         return trained(out / run, "sft", "embedded", *budget, *(word for one in mix for word in ("--set", one)))
 
-    scored(
-        "random weights", from_nothing("before", 0.01, 0.01, 0.01), limit=min(questions, 4)
-    )  # it babbles to its budget's end
+    begin = from_nothing("before", 0.01, 0.01, 0.01, "compiled=false")
+    scored("random weights", begin, limit=min(questions, 4))  # it babbles to its budget's end
     start = from_nothing("sft", 2.5 * share, 2.5 * share, 6.5 * share)
     scored("SFT on world traces", start)
 

@@ -93,9 +93,10 @@ class View:
 
     @property
     def bytes(self) -> int:
-        """What the view holds in memory, at most: pixels, crops, depth with its integral, depth picture."""
-        width, height = self.image.size
-        return 3 * (1 + _CROP_ROOM) * width * height + (0 if self.depth is None else 15 * self.depth.array.size)
+        """What the view holds in memory now: pixels, crops, depth with its integral and its picture."""
+        depth = 0 if self.depth is None else self.depth.nbytes + 3 * self.depth.array.size
+        with self._lock:
+            return 3 * (_pixels(self.image) + self._crop_pixels()) + depth
 
     @cached_property
     def depth_picture(self) -> Image.Image | None:
@@ -117,10 +118,16 @@ class View:
         return taken
 
     def _too_large(self) -> bool:
-        """Whether the crops hold more pixels than `bytes` counts for them."""
-        width, height = self.image.size
-        sizes = {id(image): image.size for image, _ in self._crops.values()}  # most stand under two keys
-        return sum(wide * high for wide, high in sizes.values()) > _CROP_ROOM * width * height
+        """Whether the crops hold more pixels than they may."""
+        return self._crop_pixels() > _CROP_ROOM * _pixels(self.image)
+
+    def _crop_pixels(self) -> int:
+        held = {id(image): _pixels(image) for image, _ in self._crops.values()}  # most stand under two keys
+        return sum(held.values())
+
+
+def _pixels(image: Image.Image) -> int:
+    return image.width * image.height
 
 
 class Views:
@@ -132,7 +139,6 @@ class Views:
     def __init__(self, max_bytes: int = 512_000_000) -> None:
         self._max_bytes = max_bytes
         self._views: OrderedDict[tuple[str, int], View] = OrderedDict()
-        self._bytes = 0
         self._lock = threading.Lock()
 
     def open(self, sha256: str, images: ImageStore, depth: DepthEstimator | None) -> View:
@@ -152,9 +158,8 @@ class Views:
             if key in self._views:  # another thread was faster: share its crops
                 return self._views[key]
             self._views[key] = view
-            self._bytes += view.bytes
-            while self._bytes > self._max_bytes and len(self._views) > 1:
-                self._bytes -= self._views.popitem(last=False)[1].bytes
+            while len(self._views) > 1 and sum(known.bytes for known in self._views.values()) > self._max_bytes:
+                self._views.popitem(last=False)
         return view
 
 

@@ -31,6 +31,8 @@ _STD = np.array((0.229, 0.224, 0.225))
 _SCALE, _SHIFT = (1 / (255 * _STD)).astype(np.float32), (_MEAN / _STD).astype(np.float32)  # (x / 255 - mean) / std
 # An image twenty times as wide as high would make twenty times as many tokens of the published resize.
 _MAX_AREA = 4
+MAP_PX = 1536
+"""Longest edge of a map. The network sees 518 pixels; a photograph's millions would only hold memory."""
 
 
 class DepthConfig(BaseModel):
@@ -117,12 +119,12 @@ class DepthAnythingV2(nn.Module):
         return raw
 
     def predict(self, image: Image.Image) -> DepthMap:
-        """Depth of an image, in its own size."""
+        """Depth of an image, in its own size or, where that is more than `MAP_PX`, as large as that."""
         return self.predict_batch([image])[0]
 
     @torch.inference_mode()
     def predict_batch(self, images: Sequence[Image.Image], *, batch_size: int = 8) -> list[DepthMap]:
-        """Depth of each image, in its own size; those of like shape go through the network together."""
+        """`predict` of each image; those of like shape go through the network together."""
         groups: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
         for index, image in enumerate(images):
             groups[self.input_size(image.size)].append(index)
@@ -184,8 +186,9 @@ class DepthAnythingV2(nn.Module):
         return torch.cat([embedding[:, :1], resized.flatten(2).transpose(1, 2)], dim=1)
 
     def _depth_map(self, raw: Tensor, image_size: tuple[int, int]) -> DepthMap:
-        """A raw prediction (H, W) as depth in the image's size, 0 near."""
-        width, height = image_size
+        """A raw prediction (H, W) as depth of an image's shape, 0 near."""
+        scale = min(1.0, MAP_PX / max(image_size))
+        width, height = (max(1, round(edge * scale)) for edge in image_size)
         raw = F.interpolate(raw[None, None], (height, width), mode="bicubic", align_corners=False)[0, 0]
         if self.config.normalise == "minmax":
             low, high = raw.min(), raw.max()

@@ -10,7 +10,7 @@ from langgraph.runtime import Runtime
 from sifthinker.nodes.context import FocusContext
 from sifthinker.nodes.domain import looks_like_block_world
 from sifthinker.nodes.events import Perceived, Warned
-from sifthinker.nodes.questions import intern_images, read_question
+from sifthinker.nodes.questions import intern_all, read_question
 from sifthinker.nodes.state import FocusState, Look
 
 BLOCK_WORLD = "block world"
@@ -26,7 +26,7 @@ def perceive(state: FocusState, runtime: Runtime[FocusContext]) -> dict[str, Any
     """
     started = time.perf_counter()
     context = runtime.context
-    messages = [intern_images(message, context.images, context.config) for message in state["messages"]]
+    messages = intern_all(state["messages"], context.images, context.config)
     question = read_question(messages)
     view = context.view(question.image)
     profile = context.policy.profile

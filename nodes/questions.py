@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import logging
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from sifthinker.nodes.context import FocusConfig
 from sifthinker.nodes.images import ImageStore, load_image
 from sifthinker.policy.errors import ImageError, UsageError
 
+logger = logging.getLogger(__name__)
 EXTRA = "sifthinker"
 """Key of this package's data in a message's `additional_kwargs`."""
 
@@ -115,6 +117,45 @@ def intern_images(message: BaseMessage, images: ImageStore, config: FocusConfig)
         extra["warnings"] = [*extra.get("warnings", []), *warnings]
     kwargs = {**message.additional_kwargs, EXTRA: extra} if extra else message.additional_kwargs
     return HumanMessage(content=content, id=message.id, name=message.name, additional_kwargs=kwargs)
+
+
+def intern_all(messages: Sequence[BaseMessage], images: ImageStore, config: FocusConfig) -> list[BaseMessage]:
+    """`intern_images` of each message of a conversation.
+
+    An image that cannot be loaded and is not the one that is asked about becomes a sentence in its place: one bad
+    picture does not end a conversation.
+
+    Raises:
+        ImageError: the last image is refused.
+    """
+    shown = [index for index, message in enumerate(messages) if _shows_an_image(message)]
+    taken: list[BaseMessage] = []
+    for index, message in enumerate(messages):
+        try:
+            taken.append(intern_images(message, images, config))
+        except ImageError as error:
+            if index == shown[-1]:
+                raise
+            logger.warning("An earlier image of the conversation is left out: %s", error)
+            taken.append(_without_images(message))
+    return taken
+
+
+def _shows_an_image(message: BaseMessage) -> bool:
+    return isinstance(message, HumanMessage) and any(_is_image(block) for block in message.content_blocks)
+
+
+def _is_image(block: Any) -> bool:
+    if block["type"] == "non_standard":
+        return isinstance(block["value"], dict) and "image_url" in block["value"]
+    return bool(block["type"] == "image")
+
+
+def _without_images(message: BaseMessage) -> BaseMessage:
+    """The message with a sentence for each image that is not in the store."""
+    said = {"type": "text", "text": "(an image that could not be loaded)"}
+    content = [said if _is_image(block) and "file_id" not in block else block for block in message.content_blocks]
+    return message.model_copy(update={"content": content})
 
 
 def _new_id() -> str:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,26 @@ class _Busy(Exception):
         self.retry_after = retry_after
 
 
+@dataclass(frozen=True)
+class _Call:
+    """One call with its retries.
+
+    Attributes:
+        body: of the request, without stop strings.
+        stop: strings that end the answer.
+        deadline: in `time.monotonic()` seconds.
+        allowed: seconds, of which the deadline was made.
+        silence: seconds without a byte after which an attempt is given up.
+    """
+
+    body: dict[str, Any]
+    stop: Sequence[str]
+    deadline: float
+    allowed: float
+    silence: float
+
+
+_SILENCE_S = 30.0
 _WORTH_A_RETRY = (_Busy, BrokenStream, httpx.TransportError)
 
 
@@ -52,7 +73,8 @@ class RemotePolicy:
         api_key: by default the environment variable OPENAI_API_KEY, if set. Never logged.
         profile: a profile, or a folder with a `sifthinker.json`, for a model that is known (a served embedded policy).
         connect_timeout: seconds to connect.
-        read_timeout: seconds without a byte after which a call counts as hanging.
+        read_timeout: seconds without a byte after which a call counts as hanging, and is tried again; by default 30, or
+            half of the time that the call has where that is more.
         call_timeout: seconds for a whole call with its retries, where the caller says none.
         attempts: of one call, the first included.
         max_concurrent: calls under way at once; further ones wait their turn.
@@ -75,7 +97,7 @@ class RemotePolicy:
         api_key: str | None = None,
         profile: PolicyProfile | str | Path | None = None,
         connect_timeout: float = 10.0,
-        read_timeout: float = 30.0,
+        read_timeout: float | None = None,
         call_timeout: float = 60.0,
         attempts: int = 3,
         max_concurrent: int = 8,
@@ -100,7 +122,7 @@ class RemotePolicy:
         self._api_key = server_key(api_key)
         self._client = httpx.Client(
             headers={"Authorization": f"Bearer {self._api_key}"} if self._api_key else {},
-            timeout=httpx.Timeout(read_timeout, connect=connect_timeout),
+            timeout=httpx.Timeout(read_timeout or _SILENCE_S, connect=connect_timeout),
             limits=httpx.Limits(max_connections=max_concurrent, max_keepalive_connections=max_concurrent),
         )
         for note in self._profile.notes:
@@ -158,7 +180,10 @@ class RemotePolicy:
         if not self._slots.acquire(timeout=max(allowed, 0.0)):
             raise PolicyTimeout(f"{self._who} got no free slot within {allowed:g} s ({self.max_concurrent} at once).")
         try:
-            completion = self._with_retries(body, stop, deadline, allowed, on_token)
+            call = _Call(
+                body, stop, deadline, allowed, min(allowed, self._read_timeout or max(_SILENCE_S, allowed / 2))
+            )
+            completion = self._with_retries(call, on_token)
         finally:
             self._slots.release()
         completion.images = count_images(messages)
@@ -198,10 +223,8 @@ class RemotePolicy:
     def _who(self) -> str:
         return f"{self.model} at {shown_url(self.url)}"
 
-    def _with_retries(
-        self, body: dict[str, Any], stop: Sequence[str], deadline: float, allowed: float, on_token: TokenCallback | None
-    ) -> Completion:
-        handed_over = 0
+    def _with_retries(self, call: _Call, on_token: TokenCallback | None) -> Completion:
+        handed_over = attempts = 0
 
         def hand_over(piece: str) -> None:
             nonlocal handed_over
@@ -210,6 +233,8 @@ class RemotePolicy:
                 on_token(piece)
 
         def worth_it(state: tenacity.RetryCallState) -> bool:
+            nonlocal attempts
+            attempts = state.attempt_number
             # Text that was handed over cannot be taken back: another attempt may say something else.
             failed = state.outcome is not None and isinstance(state.outcome.exception(), _WORTH_A_RETRY)
             return failed and not (on_token and handed_over)
@@ -217,62 +242,59 @@ class RemotePolicy:
         retrying = tenacity.Retrying(
             retry=worth_it,
             stop=lambda state: (
-                state.attempt_number >= self.attempts or time.monotonic() + state.upcoming_sleep >= deadline
+                state.attempt_number >= self.attempts or time.monotonic() + state.upcoming_sleep >= call.deadline
             ),
             wait=_pause,
             before_sleep=self._tell,
             reraise=True,
         )
         try:
-            return retrying(self._attempt, body, stop, deadline, hand_over)
+            return retrying(self._attempt, call, hand_over)
         except _Busy as error:
-            if time.monotonic() + (error.retry_after or 0.0) >= deadline and error.status == 429:
+            if time.monotonic() + (error.retry_after or 0.0) >= call.deadline and error.status == 429:
                 raise PolicyTimeout(
-                    f"{self._who} is at its rate limit for longer than the {allowed:g} s given."
+                    f"{self._who} is at its rate limit for longer than the {call.allowed:g} s given."
                 ) from error
             raise PolicyUnavailable(f"{self._who} answered status {error.status} {self.attempts} times.") from error
         except BrokenStream as error:
             raise PolicyUnavailable(f"{self._who} broke off in the middle of an answer: {error}.") from error
         except httpx.TimeoutException as error:
-            raise PolicyTimeout(f"{self._who} did not answer within {allowed:g} s.") from error
+            if time.monotonic() < call.deadline:
+                times = f", {attempts} times" if attempts > 1 else ""
+                raise PolicyTimeout(
+                    f"{self._who} sent nothing for {call.silence:g} s{times}: is it still loading its model, or stuck?"
+                ) from error
+            raise PolicyTimeout(f"{self._who} did not answer within {call.allowed:g} s.") from error
         except httpx.TransportError as error:
             raise PolicyUnavailable(
                 f"{self._who} could not be reached: is the server running and the address right? ({error})"
             ) from error
 
-    def _attempt(
-        self,
-        body: dict[str, Any],
-        stop: Sequence[str],
-        deadline: float,
-        on_text: TokenCallback,
-        *,
-        plainly: bool = False,
-    ) -> Completion:
-        left = deadline - time.monotonic()
+    def _attempt(self, call: _Call, on_text: TokenCallback, *, plainly: bool = False) -> Completion:
+        left = call.deadline - time.monotonic()
         if left <= 0:
             raise httpx.ReadTimeout("no time left")
-        asked = dict(body)
-        if stop and self._sends_stop:
-            asked["stop"] = list(stop)
+        asked = dict(call.body)
+        if call.stop and self._sends_stop:
+            asked["stop"] = list(call.stop)
         if logprobs := self._logprobs and not plainly:
             asked.setdefault("logprobs", True)
-        timeout = httpx.Timeout(min(self._read_timeout, left), connect=min(self._client.timeout.connect or left, left))
+        timeout = httpx.Timeout(min(call.silence, left), connect=min(self._client.timeout.connect or left, left))
         with self._client.stream("POST", self.url, json=asked, timeout=timeout) as response:
             status = response.status_code
             if status == 429 or status >= 500:
                 raise _Busy(status, retry_after(response))
             if status == 200:
                 try:
-                    return read_reply(response, stop, deadline, on_text)
+                    return read_reply(response, call.stop, call.deadline, on_text)
                 except ReportedError:
                     # Some servers fail on stop strings for image models (`transformers serve` 5.23): the next attempt
                     # goes without, and the answer is cut here.
-                    self._sends_stop = self._sends_stop and not stop
+                    self._sends_stop = self._sends_stop and not call.stop
                     raise
             if not logprobs or status not in (400, 422):
                 raise self._refusal(status, response)
-        made = self._attempt(body, stop, deadline, on_text, plainly=True)
+        made = self._attempt(call, on_text, plainly=True)
         self._logprobs = False  # it was refused for these alone, which not every server gives
         return made
 

@@ -44,6 +44,7 @@ class _Reply:
     logprobs: list[float] = field(default_factory=list)
     tokens: list[str] = field(default_factory=list)
     calls: dict[int, list[str]] = field(default_factory=dict)
+    deltas: int = 0
     usage: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -67,6 +68,7 @@ class _Reply:
 
     def _take(self, choice: dict[str, Any], content: dict[str, Any]) -> None:
         reasoning = content.get("reasoning_content") or content.get("reasoning")
+        self.deltas += bool(reasoning or content.get("content"))
         if isinstance(reasoning, str) and reasoning:
             # A server may tell the thinking apart; in the grammar it is part of the text.
             self.add(reasoning if self.thinking or reasoning.lstrip().startswith("<think>") else "<think>" + reasoning)
@@ -141,7 +143,8 @@ def _completion(reply: _Reply, stop: Sequence[str]) -> Completion:
         token_logprobs=reply.logprobs,
         token_texts=reply.tokens,
         prompt_tokens=_count(reply.usage, "prompt_tokens"),
-        completion_tokens=_count(reply.usage, "completion_tokens"),
+        # a reply that was cut here is not counted by its server: it sends about a token a piece
+        completion_tokens=_count(reply.usage, "completion_tokens") or len(reply.tokens) or reply.deltas,
         cached_tokens=_count(reply.usage.get("prompt_tokens_details"), "cached_tokens"),
     )
 

@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from transformers import DepthAnythingForDepthEstimation, DPTImageProcessor
 
-from sifthinker.nodes.depth import DepthEstimator, load_depth
+from sifthinker.nodes.depth import DepthEstimator, FixedDepth, load_depth
 from sifthinker.nodes.depth_anything import DepthAnythingV2, DepthConfig
 from sifthinker.nodes.depth_weights import original_layout
 from sifthinker.policy.errors import DepthError, UsageError
@@ -198,6 +198,14 @@ def test_predict_gives_near_zero_and_far_one_in_the_images_own_size(tmp_path: Pa
     near = (column / raw.shape[1], row / raw.shape[0])
     assert depth.mean((near[0] - 0.01, near[1] - 0.01, near[0] + 0.01, near[1] + 0.01)) < 0.1
     assert isinstance(mine, DepthEstimator)
+
+
+def test_a_photographs_millions_of_pixels_do_not_make_a_map_of_millions(tmp_path: Path) -> None:
+    mine = network(tmp_path)
+    depth = mine.predict(photograph((4000, 3000)))
+    assert depth.size == (1536, 1152)
+    assert FixedDepth(depth).predict(Image.new("RGB", (4000, 3000))) is depth, "it is of the image's shape"
+    assert mine.predict(Image.new("RGB", (4000, 3))).size == (1536, 1)
 
 
 def test_a_batch_gives_each_image_what_it_gets_alone(tmp_path: Path) -> None:

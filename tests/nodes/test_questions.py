@@ -15,6 +15,7 @@ from sifthinker.nodes.questions import (
     answer_message,
     earlier_questions,
     image_ids,
+    intern_all,
     intern_images,
     question_message,
     read_question,
@@ -84,6 +85,23 @@ def test_broken_image_data_is_refused_in_a_sentence(data):
     asked = HumanMessage(content=[{"type": "image", "base64": data, "mime_type": "image/png"}])
     with pytest.raises(ImageError):
         intern_images(asked, MemoryImageStore(), FocusConfig())
+
+
+def test_an_earlier_image_that_cannot_be_loaded_does_not_end_the_conversation(picture, caplog):
+    bad = HumanMessage([{"type": "text", "text": "And this?"}, {"type": "image", "base64": "AAAA"}], id="1")
+    nowhere = HumanMessage([{"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}], id="2")
+    good = HumanMessage([{"type": "text", "text": "What is it?"}, {"type": "image", "base64": png(picture)}])
+    store = MemoryImageStore()
+    taken = intern_all(
+        [bad, AIMessage("I cannot see it."), nowhere, good, HumanMessage("And now?")], store, FocusConfig()
+    )
+    assert read_question(taken).image == image_hash(picture)
+    assert [message.id for message in taken[:3:2]] == ["1", "2"], "they take the place of what was there"
+    assert "could not be loaded" in taken[0].text
+    assert "AAAA" not in str(taken)
+    assert "left out" in caplog.text
+    with pytest.raises(ImageError):
+        intern_all([good, bad, HumanMessage("And now?")], store, FocusConfig())
 
 
 def test_what_loading_changed_is_told_with_the_question(picture):

@@ -32,6 +32,13 @@ def test_a_stream_is_handed_over_piece_by_piece(serve: Serve, stub: ModuleType) 
     assert (completion.finish_reason, completion.prompt_tokens, completion.completion_tokens) == ("stop", 12, 3)
 
 
+def test_tokens_of_a_reply_that_is_cut_here_are_counted_by_its_pieces(serve: Serve, stub: ModuleType) -> None:
+    server = serve(stub.stream("<area>", "[]", "</area>", "<text>", "and", " more"))  # it does not heed stop strings
+    completion = stub.policy(server).generate(stub.HELLO, stop=["</area>"])
+    assert completion.text == "<area>[]</area>"
+    assert completion.completion_tokens == 3
+
+
 def test_a_server_that_answers_in_one_piece_is_understood(serve: Serve, stub: ModuleType) -> None:
     pieces: list[str] = []
     completion = stub.policy(serve(stub.in_one_piece("All at once."))).generate(stub.HELLO, on_token=pieces.append)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+import httpx
 import pytest
 
 from sifthinker.policy.errors import PolicyError, PolicyTimeout, PolicyUnavailable
@@ -71,6 +72,29 @@ def test_a_server_that_hangs_is_given_up_in_time(serve: Serve, stub: ModuleType)
 def test_a_server_that_hangs_once_is_asked_again(serve: Serve, stub: ModuleType) -> None:
     server = serve(stub.hang(3), stub.stream("Awake."))
     assert stub.policy(server, read_timeout=0.5).generate(stub.HELLO).text == "Awake."
+
+
+def test_a_server_that_stays_silent_is_told_as_that_and_not_as_out_of_time(serve: Serve, stub: ModuleType) -> None:
+    server = serve(*[stub.hang(2)] * 2)
+    with pytest.raises(PolicyTimeout, match=r"sent nothing for 0\.2 s, 2 times"):
+        stub.policy(server, read_timeout=0.2, attempts=2).generate(stub.HELLO, timeout=20)
+
+
+@pytest.mark.parametrize(("allowed", "silence"), [(1.0, 1.0), (50.0, 30.0), (300.0, 150.0)])
+def test_a_call_with_more_time_waits_longer_for_a_silent_server(
+    allowed: float, silence: float, stub: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = RemotePolicy("m", "http://127.0.0.1:9/v1", attempts=1)
+    waited: list[float] = []
+
+    def stream(*given: object, timeout: httpx.Timeout, **more: object) -> None:
+        waited.append(timeout.read or 0.0)
+        raise httpx.ReadTimeout("silence")
+
+    monkeypatch.setattr(policy._client, "stream", stream)
+    with pytest.raises(PolicyTimeout, match="sent nothing"):
+        policy.generate(stub.HELLO, timeout=allowed)
+    assert waited == [pytest.approx(silence, abs=0.1)]
 
 
 def test_a_server_that_drips_for_ever_is_given_up_in_time(serve: Serve, stub: ModuleType) -> None:

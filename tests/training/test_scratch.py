@@ -15,10 +15,12 @@ from sifthinker.policy import prompts
 from sifthinker.policy.errors import DataError
 from sifthinker.policy.messages import ImagePart, message
 from sifthinker.policy.trace import parse
+from sifthinker.training.scratch import train
 from sifthinker.training.scratch.batches import collate, encode, pointing
+from sifthinker.training.scratch.compiled import compiled_blocks
 from sifthinker.training.scratch.export import export_policy
 from sifthinker.training.scratch.model import ModelSize
-from sifthinker.training.scratch.packing import forward
+from sifthinker.training.scratch.packing import PLAIN, Blocks, forward
 from sifthinker.training.scratch.pictures import view_scene
 from sifthinker.training.scratch.recipe import ScratchRecipe
 from sifthinker.training.scratch.samples import Branch, SampleConfig, SampleMaker
@@ -37,6 +39,7 @@ RECIPE = ScratchRecipe(
     minutes=0.05,
     log_every=1,
     save_every_minutes=0.0,
+    compiled=False,
 )
 
 
@@ -202,6 +205,52 @@ def test_packed_branches_equal_the_plain_model(trainer: Trainer) -> None:
                 plain = _plain(trainer, sample.rgb, sample.depth, branch)
                 assert torch.allclose(states[row, : len(branch.ids)], plain, atol=2e-5)
     trainer.model.train()
+
+
+@pytest.mark.slow
+def test_compiled_layers_give_the_same_loss_and_gradients(trainer: Trainer) -> None:
+    blocks = compiled_blocks()
+    if blocks is PLAIN:
+        pytest.skip("nothing to compile with")
+    samples = [trainer.maker.sample(view_scene(seed), np.random.default_rng(seed)) for seed in (1, 2)]
+    told = []
+    for some in (PLAIN, blocks):
+        trainer.model.zero_grad(set_to_none=True)
+        images = encode(trainer.model.model.visual, samples, some)
+        prefix, groups, _ = collate(trainer.maker, samples, images.order)
+        hidden, looks = forward(trainer.model, prefix, groups, images.tokens, ((1, 0),), some)
+        (sum(h.square().mean() for h in hidden) + sum(look.square().mean() for of in looks for look in of)).backward()
+        gradients = {name: p.grad for name, p in trainer.model.named_parameters() if p.grad is not None}
+        told.append((hidden, looks, gradients))
+    (hidden, looks, gradients), (hidden_c, looks_c, gradients_c) = told
+    assert all(torch.allclose(a, b, atol=2e-5) for a, b in zip(hidden, hidden_c, strict=True))
+    assert all(torch.allclose(a[0], b[0], atol=2e-5) for a, b in zip(looks, looks_c, strict=True))
+    assert gradients.keys() == gradients_c.keys()
+    assert all(torch.allclose(gradients[name], gradients_c[name], atol=1e-5, rtol=1e-3) for name in gradients)
+
+
+def test_without_a_compiler_training_goes_on_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*given: object, **more: object) -> object:
+        raise RuntimeError("No working C++ compiler found in torch._inductor.config.cpp.cxx: (None, 'g++')\nand more")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    assert compiled_blocks() is PLAIN
+    assert "goes on uncompiled" in caplog.text
+    assert "and more" not in caplog.text
+
+
+def test_the_step_that_compiles_is_no_part_of_a_phase_s_minutes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "compiled_blocks", lambda: Blocks(PLAIN.text, PLAIN.vision))
+    clock = iter(range(0, 100_000, 3600))
+    monkeypatch.setattr(train.time, "monotonic", lambda: float(next(clock)))
+    recipe = RECIPE.model_copy(update={"vision_minutes": 60.0, "find_minutes": 0.0, "minutes": 0.0, "compiled": True})
+    Trainer(recipe, tmp_path).run()
+    steps = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["minutes"]) for line in steps] == [(1, 0.0), (2, 60.0)]
 
 
 def _plain(trainer: Trainer, rgb: np.ndarray, depth: np.ndarray, branch: object) -> torch.Tensor:

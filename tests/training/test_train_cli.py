@@ -69,7 +69,7 @@ def test_a_run_of_trl_is_not_exported_but_merged(tmp_path: Path, capsys: pytest.
 def test_two_processes_train_together_and_leave_a_policy(tmp_path: Path) -> None:
     recipe = tmp_path / "tiny.yaml"
     recipe.write_text(
-        "trainer: scratch\nvision_minutes: 0.02\nfind_minutes: 0.02\nminutes: 0.05\n"
+        "trainer: scratch\ncompiled: false\nvision_minutes: 0.02\nfind_minutes: 0.02\nminutes: 0.05\n"
         "scenes: 2\nvision_scenes: 2\nfind_scenes: 2\n"
         "model: {hidden: 48, layers: 2, heads: 2, mlp: 64, vision_hidden: 32, vision_layers: 1, vision_heads: 2}\n"
     )

@@ -25,7 +25,7 @@ RECIPE = {
         "vision_hidden": 32, "vision_layers": 1, "vision_heads": 2,
     },
     "scenes": 2, "vision_scenes": 2, "find_scenes": 2, "vision_minutes": 0.01, "find_minutes": 0.01, "minutes": 0.02,
-    "log_every": 1, "save_every_minutes": 0.0,
+    "log_every": 1, "save_every_minutes": 0.0, "compiled": False,
 }  # fmt: skip
 
 

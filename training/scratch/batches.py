@@ -13,7 +13,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionModel
 from sifthinker.policy.boxes import WHOLE, Box
 from sifthinker.training.scratch.labels import Part
 from sifthinker.training.scratch.model import TOKEN_PX
-from sifthinker.training.scratch.packing import Branches, encode_batch, encode_images
+from sifthinker.training.scratch.packing import Blocks, Branches, encode_batch, encode_images
 from sifthinker.training.scratch.samples import Branch, SampleMaker, SceneSample
 from sifthinker.training.scratch.targets import CellTargets, cell_targets
 
@@ -58,12 +58,12 @@ def pixels(picture: np.ndarray) -> Tensor:
     return torch.from_numpy(picture.transpose(2, 0, 1).astype(np.float32)) / 127.5 - 1.0
 
 
-def encode(visual: Qwen3VLVisionModel, samples: Sequence[SceneSample]) -> Images:
-    """All images of the samples through the vision tower."""
-    rgb = encode_batch(visual, torch.stack([pixels(s.rgb) for s in samples]))
-    depth = encode_batch(visual, torch.stack([pixels(s.depth) for s in samples]))
+def encode(visual: Qwen3VLVisionModel, samples: Sequence[SceneSample], blocks: Blocks | None = None) -> Images:
+    """All images of the samples through the vision tower, by `blocks` (see `packing`)."""
+    rgb = encode_batch(visual, torch.stack([pixels(s.rgb) for s in samples]), blocks)
+    depth = encode_batch(visual, torch.stack([pixels(s.depth) for s in samples]), blocks)
     crops = [_crops(sample) for sample in samples]
-    tokens = encode_images(visual, [pixels(crop) for some in crops for crop, _ in some])
+    tokens = encode_images(visual, [pixels(crop) for some in crops for crop, _ in some], blocks)
     order, targets, objects, at = [], [], [], 2 * len(samples)
     for row, (sample, some) in enumerate(zip(samples, crops, strict=True)):
         order.append([row, len(samples) + row, *range(at, at + len(some))])

@@ -10,7 +10,7 @@ The computation follows Qwen3-VL as transformers defines it and uses its weights
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -45,21 +45,30 @@ class Branches:
     images: list[int]
 
 
-def encode_images(visual: Qwen3VLVisionModel, images: Sequence[Tensor]) -> list[Tensor]:
+@dataclass(frozen=True)
+class Blocks:
+    """The two functions that nearly all time goes into: `text_layer` and `vision_block`, or what computes the same."""
+
+    text: Callable[..., tuple[Tensor, tuple[Tensor, Tensor], Tensor]]
+    vision: Callable[..., Tensor]
+
+
+def encode_images(visual: Qwen3VLVisionModel, images: Sequence[Tensor], blocks: Blocks | None = None) -> list[Tensor]:
     """Merged vision tokens (h·w, D) of each image (3, H, W), values in [-1, 1], edges multiples of a token."""
     by_size: dict[tuple[int, int], list[int]] = defaultdict(list)
     for index, image in enumerate(images):
         by_size[image.shape[1], image.shape[2]].append(index)
     out: list[Tensor] = [torch.empty(0)] * len(images)
     for indices in by_size.values():
-        tokens = encode_batch(visual, torch.stack([images[i] for i in indices]))
+        tokens = encode_batch(visual, torch.stack([images[i] for i in indices]), blocks)
         for row, index in enumerate(indices):
             out[index] = tokens[row]
     return out
 
 
-def encode_batch(visual: Qwen3VLVisionModel, pixels: Tensor) -> Tensor:
+def encode_batch(visual: Qwen3VLVisionModel, pixels: Tensor, blocks: Blocks | None = None) -> Tensor:
     """(N, 3, H, W) images of one size to (N, h·w, D) merged tokens, each row in raster order."""
+    blocks = blocks or PLAIN
     number, _, height, width = pixels.shape
     patch, merge = visual.config.patch_size, visual.config.spatial_merge_size
     rows, cols = height // patch, width // patch
@@ -79,13 +88,14 @@ def encode_batch(visual: Qwen3VLVisionModel, pixels: Tensor) -> Tensor:
     x = x + (visual.pos_embed(indices) * weights[:, :, None]).sum(1)
     cos, sin = visual.rotary_pos_emb(x, get_vision_position_ids(grid, merge))
     for block in visual.blocks:
-        x = _vision_block(block, x, cos, sin)
+        x = blocks.vision(block, x, cos, sin)
     merger = visual.merger
     x = merger.norm(x).view(number, -1, merger.hidden_size)
     return merger.linear_fc2(merger.act_fn(merger.linear_fc1(x)))
 
 
-def _vision_block(block: Qwen3VLVisionBlock, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def vision_block(block: Qwen3VLVisionBlock, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """States (N, L, D) after a block of the vision tower."""
     number, length, width = x.shape
     attn = block.attn
     q, k, v = attn.qkv(block.norm1(x)).view(number, length, 3, attn.num_heads, -1).unbind(2)
@@ -112,6 +122,7 @@ def forward(
     branches: Sequence[Branches],
     image_tokens: Sequence[Tensor],
     watched: Sequence[tuple[int, int]] = (),
+    blocks: Blocks | None = None,
 ) -> tuple[list[Tensor], list[list[Tensor]]]:
     """Final hidden states (N, L, D) of each group of branches; `lm_head` makes logits of them.
 
@@ -120,10 +131,12 @@ def forward(
         branches: groups, each padded to a length of its own.
         image_tokens: merged tokens of every image of the batch.
         watched: (layer, head) pairs, in the layers' order, of attention that is wanted, too.
+        blocks: what computes a layer; by default `text_layer`.
 
     Returns:
         the states of each group, and of each group what is watched: attention (N, L, prefix + L) of each pair.
     """
+    blocks = blocks or PLAIN
     text = model.model.language_model
     groups = [prefix, *branches]
     hidden = [_embed(model, group, image_tokens) for group in groups]
@@ -133,11 +146,11 @@ def forward(
     masks = [_mask(length, group.ids.shape[1]) for group in branches]
     seen: list[list[Tensor]] = [[] for _ in branches]
     for number, layer in enumerate(text.layers):
-        first, past, _ = _text_layer(layer, hidden[0], rotary[0], None, None, own)
+        first, past, _ = blocks.text(layer, hidden[0], rotary[0], None, None, own)
         heads = [head for at, head in watched if at == number]
         rest = []
         for index, (h, at, group, mask) in enumerate(zip(hidden[1:], rotary[1:], branches, masks, strict=True)):
-            out, _, attention = _text_layer(layer, h, at, past, group.owner, mask)
+            out, _, attention = blocks.text(layer, h, at, past, group.owner, mask)
             rest.append(out)
             seen[index] += [attention[:, head] for head in heads]
         hidden = [first, *rest]
@@ -159,7 +172,7 @@ def _mask(prefix_length: int, length: int) -> Tensor:
     return torch.cat([torch.zeros(length, prefix_length), own], dim=1)[None, None]
 
 
-def _text_layer(
+def text_layer(
     layer: Qwen3VLTextDecoderLayer,
     x: Tensor,
     rotary: tuple[Tensor, Tensor],
@@ -184,3 +197,6 @@ def _text_layer(
     out, weights = _attention(q, k, v, attn.scaling, mask)
     x = x + attn.o_proj(out.transpose(1, 2).reshape(number, length, -1))
     return x + layer.mlp(layer.post_attention_layernorm(x)), own, weights
+
+
+PLAIN = Blocks(text_layer, vision_block)

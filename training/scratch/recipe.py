@@ -27,6 +27,9 @@ class ScratchRecipe(BaseModel):
     `point_weight` is that of a loss that has some heads of the language model (`watched`: layer and head, from 0; by
     default the first ones of the layers at a third and at half of its depth) look at an object's place in the image
     while its box is said.
+
+    `compiled`: let torch compile the model's layers, where there is something to compile with; the first step of each
+    phase is no part of its minutes.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -61,6 +64,7 @@ class ScratchRecipe(BaseModel):
     ema: float = 0.998
     log_every: int = 20
     save_every_minutes: float = 2.0
+    compiled: bool = True
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

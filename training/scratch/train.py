@@ -34,9 +34,10 @@ from sifthinker.training.checkpoints import TORN
 from sifthinker.training.folders import locked, unwritable
 from sifthinker.training.launch import launched, own_rank, settle_on_cpu
 from sifthinker.training.scratch.batches import Images, collate, encode, learnt, pointing
+from sifthinker.training.scratch.compiled import compiled_blocks
 from sifthinker.training.scratch.losses import Losses
 from sifthinker.training.scratch.model import build_model
-from sifthinker.training.scratch.packing import forward
+from sifthinker.training.scratch.packing import PLAIN, forward
 from sifthinker.training.scratch.recipe import ScratchRecipe
 from sifthinker.training.scratch.samples import SampleMaker, SceneSample
 from sifthinker.training.scratch.stream import SceneStream, corpus
@@ -77,6 +78,7 @@ class Trainer:
         self.seer = SampleMaker(self.tokenizer, recipe.samples.model_copy(update=alone))
         finding = {**alone, "ground": recipe.find_ground}
         self.finder = SampleMaker(self.tokenizer, recipe.samples.model_copy(update=finding))
+        self.blocks = compiled_blocks() if recipe.compiled else PLAIN
         self.losses = Losses(self.tokenizer, recipe.number_sigma)
         self.cursor = Cursor()
         self.params = [*self.model.parameters(), *self.head.parameters()]
@@ -135,6 +137,7 @@ class Trainer:
         self.model.model.language_model.requires_grad_(cursor.phase != "vision")
         last_save = last = time.monotonic()
         told: dict[str, list[float]] = {}
+        compiling = self.blocks is not PLAIN
         while True:
             progress = self._agree(cursor.seconds / (minutes * 60) if minutes else 1.0)
             if progress >= 1.0:
@@ -161,6 +164,8 @@ class Trainer:
             with torch.no_grad():
                 torch._foreach_lerp_(self.ema, [p.detach() for p in self.params], 1 - decay)
             now = time.monotonic()
+            if compiling:
+                last, compiling = now, False
             cursor.step, cursor.seconds, last = cursor.step + 1, cursor.seconds + now - last, now
             for key, value in {**numbers, "loss": float(loss.detach()), "norm": float(norm)}.items():
                 told.setdefault(key, []).append(value)
@@ -174,7 +179,7 @@ class Trainer:
     def _vision_step(self) -> tuple[Tensor, dict[str, float]]:
         samples = self._samples(self.seer, self.recipe.vision_scenes)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            return self._dense_loss(encode(self.model.model.visual, samples))
+            return self._dense_loss(encode(self.model.model.visual, samples, self.blocks))
 
     def _dense_loss(self, images: Images) -> tuple[Tensor, dict[str, float]]:
         """What the auxiliary head says of images."""
@@ -190,10 +195,10 @@ class Trainer:
     def _step(self, samples: list[SceneSample], aux_weight: float) -> tuple[Tensor, dict[str, float]]:
         """The loss of a batch."""
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            images = encode(self.model.model.visual, samples)
+            images = encode(self.model.model.visual, samples, self.blocks)
             aux, told = self._dense_loss(images)
             prefix, groups, members = collate(self.maker, samples, images.order)
-            hidden, looks = forward(self.model, prefix, groups, images.tokens, self.recipe.heads_to_watch)
+            hidden, looks = forward(self.model, prefix, groups, images.tokens, self.recipe.heads_to_watch, self.blocks)
             points = pointing(self.maker, looks, groups, members, images.objects)
             places = learnt(hidden, members)
             logits = self.model.lm_head(places.states)
