@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from sifthinker.agent.config import DepthSource, focus_config
 from sifthinker.agent.focus_agent import FocusAgent
 from sifthinker.agent.graph import create_focus_agent
 from sifthinker.agent.result import FocusResult
-from sifthinker.nodes.context import Mode
+from sifthinker.nodes.context import Mode, RunStopped
 from sifthinker.nodes.events import FocusEvent
 from sifthinker.nodes.images import ImageSource, LoadedImage, load_image
 from sifthinker.nodes.tools import VisualTool, find_tools
@@ -77,9 +78,38 @@ def ask_stream(
     yield from agent.ask_stream(question, image=loaded, options=options or ())
 
 
-async def aask(image: ImageSource, question: str, **arguments: Any) -> FocusResult:
-    """`ask` for asynchronous programs: loading and answering happen in a thread of their own."""
-    return await asyncio.to_thread(ask, image, question, **arguments)
+async def aask(
+    image: ImageSource,
+    question: str,
+    *,
+    options: Sequence[str] | None = None,
+    policy: str | Policy = "embedded",
+    mode: Mode = "tools",
+    depth: DepthSource = None,
+    tools: Iterable[VisualTool | str] = (),
+    on_event: Callable[[FocusEvent], None] | None = None,
+    **settings: Any,
+) -> FocusResult:
+    """`ask` for asynchronous programs: loading and answering happen in threads.
+
+    Where the task is cancelled the run ends before its next turn. `on_event` is called in one of those threads.
+    """
+    given: dict[str, Any] = {"policy": policy, "mode": mode, "depth": depth, "tools": tools, **settings}
+    if on_event is None:
+        agent, loaded = await asyncio.to_thread(_prepared, image, question, **given)
+        return await agent.aask(question, image=loaded, options=options or ())
+    cancelled = threading.Event()
+
+    def hear(event: FocusEvent) -> None:
+        if cancelled.is_set():
+            raise RunStopped("The run was stopped.")
+        on_event(event)
+
+    try:
+        return await asyncio.to_thread(ask, image, question, options=options, on_event=hear, **given)
+    except asyncio.CancelledError:
+        cancelled.set()
+        raise
 
 
 def _prepared(

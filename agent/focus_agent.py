@@ -209,10 +209,19 @@ class FocusAgent(CompiledStateGraph[FocusState, FocusContext, FocusInput, FocusO
         thread_id: str | None = None,
         mode: Mode | None = None,
     ) -> FocusResult:
-        """`ask` for asynchronous programs: the policy works in a thread of its own meanwhile."""
-        context = self._context(mode)
-        given = FocusInput(messages=[self._question(question, image, options)])
-        return _result(await self.ainvoke(given, self._thread(thread_id), context=context), context)
+        """`ask` for asynchronous programs: the policy works in a thread of its own meanwhile.
+
+        Where the task is cancelled the run ends before its next turn.
+        """
+        abandoned = threading.Event()
+        context = replace(self._context(mode), abandoned=abandoned)
+        asked = await asyncio.to_thread(self._question, question, image, options)
+        try:
+            output = await self.ainvoke(FocusInput(messages=[asked]), self._thread(thread_id), context=context)
+        except asyncio.CancelledError:
+            abandoned.set()
+            raise
+        return _result(output, context)
 
     def _run(
         self, given: Any, config: RunnableConfig | None, context: FocusContext

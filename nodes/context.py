@@ -183,6 +183,9 @@ class FocusContext:
     """A step before whose crop the run pauses for a person, whatever `interrupt_on_focus` says: a fork from there."""
     stop: threading.Event | None = field(default=None, repr=False)
     """Once set, the run ends with `RunStopped` at the next token."""
+    abandoned: threading.Event | None = field(default=None, repr=False)
+    """Once set, the run ends with `RunStopped` before its next turn. Nobody listens to tokens for it, so that a broken
+    call can still be tried again."""
     on_event: Callable[[FocusEvent], None] | None = field(default=None, repr=False)
     """Called with each event, besides LangGraph's `custom` stream (which costs a thread's wake-up for each)."""
 

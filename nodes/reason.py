@@ -45,9 +45,11 @@ def reason(state: FocusState, runtime: Runtime[FocusContext]) -> dict[str, list[
 
     Raises:
         PolicyTimeout, PolicyUnavailable: the server did not answer, and nothing had been said before.
-        RunStopped: `context.stop` was set.
+        RunStopped: `context.stop` or `context.abandoned` was set.
     """
     context, look, turns = runtime.context, the_look(state), state["turns"]
+    if context.abandoned is not None and context.abandoned.is_set():
+        raise RunStopped("The run was stopped.")
     part = this_part(look, turns)
     named = named_so_far(part.turns)
     to_weigh = look["mode"] == "adaptive" and part.mode == "internal"

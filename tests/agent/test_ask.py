@@ -6,6 +6,7 @@ import asyncio
 import copy
 import io
 import pickle
+import threading
 
 import numpy as np
 import pytest
@@ -71,6 +72,30 @@ def test_events_can_be_taken_by_a_function_or_one_by_one():
 
 def test_it_can_be_awaited():
     assert asyncio.run(aask(IMAGE, "?", policy=policy(), depth="none")).answer == "Red."
+
+
+@pytest.mark.parametrize("listening", [False, True])
+def test_a_run_whose_task_is_cancelled_goes_on_no_further(listening):
+    asked, away = threading.Event(), threading.Event()
+
+    def slow(messages):
+        asked.set()
+        away.wait(10)
+        return f"<think>{area(LEFT)}"
+
+    told = ScriptedPolicy(slow, f"<text>x</text>{area(LEFT)}", "<text>y</text></think><answer>red</answer>")
+
+    async def cancelled():
+        hear = {"on_event": lambda event: None} if listening else {}
+        task = asyncio.create_task(aask(IMAGE, "?", policy=told, depth="none", **hear))
+        await asyncio.to_thread(asked.wait, 10)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        away.set()
+
+    asyncio.run(cancelled())  # waits for the threads that work still
+    assert told.calls <= 1 + listening  # who listens is asked at the next piece of text
 
 
 def test_budgets_and_decoding_are_settings():
