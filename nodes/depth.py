@@ -192,10 +192,17 @@ class DepthEstimator(Protocol):
 
 
 class FixedDepth:
-    """Depth known beforehand: a depth image of the user's, or the renderer's exact depth."""
+    """Depth known beforehand: a depth image of the user's, or the renderer's exact depth.
 
-    def __init__(self, depth: DepthMap) -> None:
+    Args:
+        depth: the map.
+        of_first: it is of the first image that it is asked for, and of no other, be it of the same shape.
+    """
+
+    def __init__(self, depth: DepthMap, *, of_first: bool = False) -> None:
         self.depth = depth
+        self._of_first = of_first
+        self._image: str | None = None
 
     @property
     def name(self) -> str:
@@ -206,7 +213,7 @@ class FixedDepth:
         """The known map, if it can belong to this image.
 
         Raises:
-            DepthError: its aspect is another than the image's.
+            DepthError: its aspect is another than the image's, or it is another image's.
         """
         width, height = self.depth.size
         if abs(width * image.height - height * image.width) > 0.02 * width * image.height + max(width, image.height):
@@ -214,6 +221,14 @@ class FixedDepth:
                 f"The depth map is {width} × {height}, but the image is {image.width} × {image.height}: give the "
                 "depth of this very image."
             )
+        if self._of_first:
+            asked = image_hash(image)
+            self._image = self._image or asked
+            if asked != self._image:
+                raise DepthError(
+                    f"The depth map {self.name} is of the image before this one: give each image its own, or go "
+                    'without depth ("none").'
+                )
         return self.depth
 
 
@@ -270,7 +285,7 @@ def load_depth(spec: str | DepthMap | DepthEstimator | None) -> DepthEstimator |
         path, _, near = spec.removeprefix("image:").rpartition(":near=")
         if not path or near not in get_args(Near):
             raise UsageError(f'Expected "image:PATH:near=dark" or "image:PATH:near=bright", got {spec!r}.')
-        return FixedDepth(DepthMap.from_image(Path(path), near=cast(Near, near)))
+        return FixedDepth(DepthMap.from_image(Path(path), near=cast(Near, near)), of_first=True)
     if not spec.strip() or "://" in spec:
         raise UsageError(f"Expected a depth source, got {spec!r}: give {SPEC_FORMS}.")
 

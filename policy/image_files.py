@@ -68,7 +68,6 @@ class ImageLimits(BaseModel):
     max_pixels: int = Field(default=40_000_000, ge=1, description="Width times height.")
     max_edge: int = Field(default=8000, ge=1, description="Longer edge, in pixels.")
     max_aspect: float = Field(default=50.0, ge=1, description="Longer edge over shorter edge.")
-    min_crop_px: int = Field(default=16, ge=1, description="Shorter edge of a crop, in pixels.")
     max_url_seconds: float = Field(default=20.0, gt=0, description="Time for fetching an address, in all.")
 
 

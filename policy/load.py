@@ -24,7 +24,7 @@ FORMS = (
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _SERVER = re.compile(r"openai:(?P<model>[^@\s]+)@(?P<url>https?://\S+)")
 
-_loaded: dict[str, Policy] = {}
+_loaded: dict[str, tuple[int, Policy]] = {}  # with when the folder had changed last
 _lock = threading.Lock()
 
 
@@ -42,11 +42,13 @@ def load_policy(name: str, **options: Any) -> Policy:
         PolicyLoadError: nothing usable stands there, with what to do.
     """
     name = name.strip()
-    key = repr((name, _changed_at(name), sorted(options.items(), key=lambda option: option[0])))
+    key = repr((name, sorted(options.items(), key=lambda option: option[0])))
+    changed = _changed_at(name)
     with _lock:
-        if key not in _loaded:
-            _loaded[key] = _load(name, options)
-        return _loaded[key]
+        if key not in _loaded or _loaded[key][0] != changed:
+            _loaded.pop(key, None)  # its memory first: two may not fit
+            _loaded[key] = changed, _load(name, options)
+        return _loaded[key][1]
 
 
 def forget_policies() -> None:

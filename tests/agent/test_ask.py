@@ -83,7 +83,8 @@ def test_a_run_whose_task_is_cancelled_goes_on_no_further(listening):
         away.wait(10)
         return f"<think>{area(LEFT)}"
 
-    told = ScriptedPolicy(slow, f"<text>x</text>{area(LEFT)}", "<text>y</text></think><answer>red</answer>")
+    lines = (slow, f"<text>x</text>{area(LEFT)}", "<text>y</text></think><answer>red</answer>")
+    told = ScriptedPolicy(*lines, seconds=0.3)
 
     async def cancelled():
         hear = {"on_event": lambda event: None} if listening else {}

@@ -208,6 +208,16 @@ def test_depth_can_be_named_given_or_left_out(tmp_path: Path) -> None:
     assert named.predict(Image.new("RGB", (64, 48))).mean((0, 0, 0.1, 1)) > 0.9
 
 
+def test_a_depth_image_is_of_one_image_and_not_of_the_next_of_the_same_shape(tmp_path: Path) -> None:
+    Image.new("L", (8, 6), 100).save(tmp_path / "d.png")
+    known = load_depth(f"image:{tmp_path}/d.png:near=dark")
+    assert known is not None
+    first, second = Image.new("RGB", (8, 6), (1, 2, 3)), Image.new("RGB", (8, 6), (3, 2, 1))
+    assert known.predict(first) is known.predict(first.copy())
+    with pytest.raises(DepthError, match="of the image before"):
+        known.predict(second)
+
+
 @pytest.mark.parametrize(
     "spec", ["", "huge", "image:", "image:x.png", "image:x.png:near=red", "http://example.com/a", "a b/c", "../nowhere"]
 )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -103,6 +105,14 @@ def test_a_profile_that_is_none_is_told(content: str, copy: Path) -> None:
     (copy / "sifthinker.json").write_text(content)
     with pytest.raises(PolicyLoadError, match=r"sifthinker\.json"):
         load_policy(str(copy))
+
+
+def test_the_policy_before_is_let_go_of_first(copy: Path) -> None:
+    before = weakref.ref(load_policy(str(copy)))
+    edit(copy / "sifthinker.json", name="after training")
+    load_policy(str(copy))
+    gc.collect()
+    assert before() is None
 
 
 @pytest.mark.parametrize("option", [{"colour": "red"}, {"box_space": "inches"}, {"dtype": "float31"}, {"rgb_px": 0}])
