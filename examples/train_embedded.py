@@ -81,6 +81,7 @@ def chain(out: Path, *, share: float, questions: int, seed: int) -> None:
     )
     if any(read_records(records)):
         few = ["--set", "evaluation.questions=0", "--set", "modes={internal: 1.0}", "--set", f"seed={seed}"]
+        few += ["--set", "lr=2.0e-5"]  # a policy so young loses by a few larger steps more than it learns
         start = trained(out / "distillation", "sft", "embedded-sft", "--data", records, "--set", f"model={start}", *few)
         scored("distillation", start)
     else:
