@@ -8,8 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sifthinker.policy.errors import DataError
+
+if TYPE_CHECKING:
+    import torch
 
 WEIGHTS = "*.safetensors"
 
@@ -28,7 +32,9 @@ def average_weights(checkpoints: Sequence[Path], into: Path) -> None:
     from safetensors.torch import save_file
 
     for path in sorted(into.glob(WEIGHTS)):
-        sums, kinds, told = {}, {}, None
+        sums: dict[str, torch.Tensor] = {}
+        kinds: dict[str, torch.dtype] = {}
+        told: dict[str, str] | None = None
         for number, folder in enumerate(checkpoints):
             try:
                 with safe_open(folder / path.name, "pt") as file:

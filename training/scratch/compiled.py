@@ -26,7 +26,7 @@ def compiled_blocks() -> Blocks:
         logging.ERROR
     )  # it would tell of each GPU that is not there
     try:
-        torch.compile(_probe)(torch.ones(8, requires_grad=True)).sum().backward()  # type: ignore[no-untyped-call]
+        torch.compile(_probe)(torch.ones(8, requires_grad=True)).sum().backward()
     except (RuntimeError, ImportError, OSError) as error:
         log.warning(
             "Training goes on uncompiled, which takes half as long again: torch found no working C++ compiler and "
