@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Sequence
@@ -71,6 +72,8 @@ class Engine:
                 self._waiting.extend(jobs)
                 self._matrix_threads = torch.get_num_threads()
             while True:
+                if self._waiting:
+                    self._give_up(jobs)
                 finished = caller.done  # looked at before the pieces are handed over, so that none is left behind
                 for job in jobs:
                     while job.pieces:
@@ -84,7 +87,7 @@ class Engine:
                 if self._drives(caller):
                     self._step()
                 else:
-                    caller.wake.wait()
+                    caller.wake.wait(self._patience(jobs))
                     caller.wake.clear()
         finally:
             with self._lock:
@@ -96,6 +99,23 @@ class Engine:
                     self._driver = _THREAD if left else None
             if left:
                 self._drives(None)
+
+    def _give_up(self, jobs: Sequence[Job]) -> None:
+        """End those that wait for a place still, and whose time is up."""
+        with self._lock:
+            for job in jobs:
+                if job in self._waiting and not job.done:
+                    job.turn.check_deadline()
+                    if job.turn.finish_reason is not None:
+                        self._waiting.remove(job)
+                        job.ended = True
+
+    def _patience(self, jobs: Sequence[Job]) -> float | None:
+        """Seconds until the first deadline of those that wait for a place; None where there is none."""
+        with self._lock:
+            ends = [job.turn.sampling.deadline for job in jobs if job in self._waiting]
+        known = [end for end in ends if end is not None]
+        return max(0.0, min(known) - time.monotonic()) if known else None
 
     def _drives(self, caller: _Caller | None) -> bool:
         """Whether a caller is to run the model itself, as it is alone; else the thread is seen to do it."""

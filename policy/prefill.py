@@ -73,6 +73,7 @@ class Prefill:
         """Whether keys and values are all that the model remembers."""
         self._together = together and self.plain and self.patch_family
         self._few_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self._cached = cache_argument(model)
 
     def run(self, jobs: Sequence[Job]) -> list[tuple[list[Job], torch.Tensor]]:
         """Encode conversations up to where their turns begin.
@@ -117,7 +118,7 @@ class Prefill:
         }
         if one.positions is not None:
             inputs["position_ids"] = one.positions
-        logits: torch.Tensor = self.model(**inputs, **{cache_argument(self.model): cache}, use_cache=True).logits[:, -1]
+        logits: torch.Tensor = self.model(**inputs, **{self._cached: cache}, use_cache=True).logits[:, -1]
         if self.plain:
             one.job.layers = [(layer.keys, layer.values) for layer in cache.layers]
         else:
@@ -143,7 +144,7 @@ class Prefill:
             input_ids=torch.cat([_padded(one.ids, width, int(one.ids[0, -1])) for one in group]),
             attention_mask=mask,
             position_ids=torch.cat([_padded(one.positions, width, 0) for one in group if one.positions is not None], 1),
-            **{cache_argument(self.model): cache},
+            **{self._cached: cache},
             use_cache=True,
             **inputs,
         ).logits  # (B, ends, V)

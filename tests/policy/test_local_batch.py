@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from sifthinker.policy.batch import Batch
 from sifthinker.policy.local import LocalPolicy
 from sifthinker.policy.messages import ImagePart, Message, message
 from sifthinker.policy.prefill import PASS_TOKENS
+from sifthinker.policy.running import Running
 
 Tiny = Callable[..., LocalPolicy]
 Asked = Callable[..., list[Message]]
@@ -133,6 +136,22 @@ def step(batch: Batch, values: Sequence[float]) -> None:
     batch.begin()
     for layer in range(3):
         batch.cache.update(new, -new, layer)
+
+
+@pytest.mark.parametrize("callers", [1, 2])
+def test_a_call_that_waits_for_a_place_ends_when_its_time_is_up(
+    callers: int, tiny_policy: Tiny, asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    qwen = tiny_policy("qwen3_vl")
+    monkeypatch.setattr(Running, "room", property(lambda running: 0))
+    started = time.monotonic()
+    with ThreadPoolExecutor(callers) as pool:
+        waiting = [pool.submit(qwen.generate, asked("What?"), timeout=0.4) for _ in range(callers)]
+        ended = [one.result(timeout=20) for one in waiting]
+    assert [(one.finish_reason, one.text) for one in ended] == [("deadline", "")] * callers
+    assert 0.3 < time.monotonic() - started < 10
+    monkeypatch.undo()
+    assert qwen.generate(asked("What?"), max_new_tokens=3).completion_tokens == 3, "the next one finds a place"
 
 
 def test_turns_join_and_leave_a_batch_without_touching_the_others() -> None:
