@@ -62,12 +62,8 @@ def chain(out: Path, *, share: float, questions: int, seed: int) -> None:
         budget = ["--minutes", f"{minutes:.2f}"]
         budget += ["--set", f"vision_minutes={see:.2f}", "--set", f"find_minutes={find:.2f}"]
         small = ["scenes=2", "samples.ground=1", "samples.verdict=2", "samples.direct=1", "samples.tools=1"]
-        mix = [
-            *small,
-            "buffer_scenes=1000",
-            f"seed={seed}",
-            *more,
-        ]  # small steps: there is time for few large ones
+        # many small steps, as there is time for few large ones
+        mix = [*small, "buffer_scenes=1000", f"seed={seed}", *more]
         return trained(out / run, "sft", "embedded", *budget, *(word for one in mix for word in ("--set", one)))
 
     begin = from_nothing("before", 0.01, 0.01, 0.01, "compiled=false")

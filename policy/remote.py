@@ -259,6 +259,8 @@ class RemotePolicy:
         except BrokenStream as error:
             raise PolicyUnavailable(f"{self._who} broke off in the middle of an answer: {error}.") from error
         except httpx.TimeoutException as error:
+            if isinstance(error, httpx.ConnectTimeout):
+                raise PolicyTimeout(f"{self._who} could not be connected to: is the address right?") from error
             if time.monotonic() < call.deadline:
                 times = f", {attempts} times" if attempts > 1 else ""
                 raise PolicyTimeout(

@@ -97,6 +97,17 @@ def test_a_call_with_more_time_waits_longer_for_a_silent_server(
     assert waited == [pytest.approx(silence, abs=0.1)]
 
 
+def test_no_connection_is_not_told_as_silence(stub: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = RemotePolicy("m", "http://127.0.0.1:9/v1", attempts=1)
+
+    def stream(*given: object, **more: object) -> None:
+        raise httpx.ConnectTimeout("no route")
+
+    monkeypatch.setattr(policy._client, "stream", stream)
+    with pytest.raises(PolicyTimeout, match="could not be connected to"):
+        policy.generate(stub.HELLO)
+
+
 def test_a_server_that_drips_for_ever_is_given_up_in_time(serve: Serve, stub: ModuleType) -> None:
     started = time.monotonic()
     with pytest.raises(PolicyTimeout):
