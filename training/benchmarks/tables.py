@@ -38,7 +38,7 @@ def parquet_rows(path: Path, *, without: Sequence[str]) -> Iterator[tuple[int, R
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError as error:
-        raise UsageError("Reading Parquet needs pyarrow: pip install 'sifthinker[train]'.") from error
+        raise UsageError("Reading Parquet needs pyarrow: pip install 'sifthinker[data]'.") from error
     try:
         with pq.ParquetFile(path) as file:
             names = [str(name) for name in file.schema_arrow.names]
