@@ -292,7 +292,7 @@ class Trainer:
             with torch.no_grad():
                 for parameter, saved in zip(self.params, state["params"], strict=True):
                     parameter.copy_(saved)
-            self.ema = state["ema"]
+            self.ema = [saved.to(p.dtype) for p, saved in zip(self.params, state["ema"], strict=True)]
             self.cursor = Cursor(**state["cursor"])
             for optimizer, saved in zip(self.optimizers, state.get("optimizers", []), strict=False):
                 optimizer.load_state_dict(saved)
