@@ -54,15 +54,15 @@ def image_file(path: Path, mark: int, size: tuple[int, int] = (60, 40)) -> Path:
     return path
 
 
-def judged(data: QuestionSet, answers: Mapping[str, str | Said]) -> list[Judged]:
+def judged(data: QuestionSet, answers: Mapping[str, str | Said], seeds: Sequence[int] = (0,)) -> list[Judged]:
     """All questions of a set with these answers by id; no answer for the others."""
 
-    def one(question: Question) -> Judged:
+    def one(question: Question, seed: int) -> Judged:
         given = answers.get(question.id, "")
         said = given if isinstance(given, Said) else Said(answer=given)
-        return Judged(question, said, data.right(question, said))
+        return Judged(question, said, data.right(question, said), seed)
 
-    return [one(question) for question in data.questions()]
+    return [one(question, seed) for question in data.questions() for seed in seeds]
 
 
 # ── one maker for each benchmark ──

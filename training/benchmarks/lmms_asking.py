@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -33,11 +32,11 @@ from sifthinker.policy.errors import (
 )
 from sifthinker.policy.load import load_policy
 from sifthinker.training.benchmarks.base import side_by_side
+from sifthinker.training.compare.grading import tagged_answer
 from sifthinker.training.folders import unwritable
 
 logger = logging.getLogger(__name__)
 
-_TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _IMAGES_PX = 64_000_000  # bytes of pixels kept at hand: a few questions' pictures
 
 
@@ -224,9 +223,7 @@ def read_messages(question: LmmsQuestion) -> tuple[str, list[ImageSource]]:
 
 def said(result: FocusResult, *, lenient: bool = False) -> str:
     """The answer as it counts: what stands in <answer></answer>, once (mode adaptive: in the part that decides)."""
-    tagged = {text.strip() for text in _TAGGED.findall(result.trace_text) if text.strip()}
-    unclear = not tagged or (len(tagged) > 1 and result.adaptive is None)
-    return "" if unclear and not lenient else result.answer
+    return result.answer if lenient else tagged_answer(result.answer, result.trace_text)
 
 
 def _until(answer: str, ends: Sequence[str]) -> str:

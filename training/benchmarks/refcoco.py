@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -23,6 +24,7 @@ from sifthinker.training.data.samples import size_of, texts_of
 
 QUESTION = 'Where is "{expression}"? Give the box around it.'
 _TABLE = ("question_id", "image", "answer", "bbox")
+_NAMED = re.compile(r"(g?)refcoco(\+|[_-]?plus|[_-]?g(?![a-z]))?")  # what comes before or after tells the set
 
 
 def _card(name: str, title: str, hub: str, size: str, splits: tuple[str, ...]) -> Card:
@@ -36,18 +38,22 @@ def _card(name: str, title: str, hub: str, size: str, splits: tuple[str, ...]) -
         splits=splits,
         licence="Apache-2.0 for the authors' annotations, none stated by the mirror; COCO's pictures under Flickr's",
         obtain=f"hf download {hub} --include 'data/val-*' --repo-type dataset --local-dir {name}, then "
-        f"{name}:./{name}; or JSON lines of img_path, expression, bbox (corners in pixels), with @ and the folder of "
-        "COCO's pictures.",
+        f"{name}:./{name}; or JSON lines as below, with @ and the folder that their pictures' names are relative to.",
         files="data/{split}-*.parquet: question_id, image, answer (expressions), bbox (x, y, width, height in "
-        "pixels); or JSON lines: img_path, expression, bbox (x1, y1, x2, y2), width, height",
+        "pixels); or JSON lines, *_{split}.jsonl: image, sent (or img_path, expression), bbox (x1, y1, x2, y2), width, "
+        "height",
         published="accuracy at IoU 0.5, and the mean IoU",
         strict="accuracy: HIoU of at least 0.5, so that more than one box is worth less; no box is wrong",
-        notes=("One question for each expression of a row; those of one object share a group.",),
+        notes=(
+            "One question for each expression of a row; those of one object share a group.",
+            "Of a folder with several of the three data sets only this one's files are read, as their names tell.",
+        ),
     )
 
 
 class RefCoco(Benchmark):
-    """A Parquet table as the lmms-lab mirrors have it, or JSON lines as in Qwen's and InternVL's evaluations.
+    """A Parquet table as the lmms-lab mirrors have it, or JSON lines as in Qwen's and InternVL's evaluations (image,
+    sent) or Shikra's (img_path, expression).
 
     The mirrors' own question text (to caption the box) is not used: the expression is what is asked for.
     """
@@ -59,7 +65,7 @@ class RefCoco(Benchmark):
     hub_files = ("data/{split}-*.parquet",)
 
     def read(self) -> Iterator[Asked]:
-        files = files_of(self.root, (f"{self.split}-*.parquet", f"*_{self.split}.jsonl"))
+        files = self._files(f"{self.split}-*.parquet") or self._files(f"*_{self.split}.jsonl")
         if not files:
             raise DataError(f"{self.root} is not {self.card.title}, split {self.split}: expected {self.card.files}.")
         for path in files:
@@ -69,6 +75,14 @@ class RefCoco(Benchmark):
         overlaps = [_overlap(one) for one in judged]
         mean = sum(overlaps) / len(overlaps) if overlaps else 0.0
         return {"ACC@0.5": accuracy([overlap >= 0.5 for overlap in overlaps]), "IoU": mean}
+
+    def _files(self, pattern: str) -> list[Path]:
+        """Those that match, without what is another of the three data sets by its name, or that of a folder below."""
+        found = files_of(self.root, (pattern,))
+        if self.root.is_file():
+            return found
+        named = [(path, _data_set(path.relative_to(self.root).as_posix())) for path in found]
+        return [path for path, name in named if name in (None, self.card.name)]
 
     def _table(self, path: Path) -> Iterator[Asked]:
         for number, row in parquet_rows(path, without=("image", "segmentation")):
@@ -84,12 +98,13 @@ class RefCoco(Benchmark):
     def _lines(self, path: Path) -> Iterator[Asked]:
         for number, row in enumerate(json_rows(path), 1):
             where = f"{path}, line {number}"
-            need(row, ("img_path", "expression", "bbox"), where, self.card)
-            picture = self.file(text_field(row, "img_path", where))
+            image, expression = ("image", "sent") if "sent" in row else ("img_path", "expression")
+            need(row, (image, expression, "bbox"), where, self.card)
+            picture = self.file(text_field(row, image, where))
             size = size_of(row) or upright_size(picture)
             boxes = pixel_boxes([row["bbox"]], size, where, xywh=False)
             name = str(row.get("sent_id") or row.get("id") or number)
-            yield self._place(f"{path.stem}-{name}", text_field(row, "expression", where), boxes, picture, "")
+            yield self._place(f"{path.stem}-{name}", text_field(row, expression, where), boxes, picture, "")
 
     def _place(self, name: str, expression: str, boxes: Any, picture: Picture, group: str) -> Asked:
         question = Question(
@@ -119,6 +134,15 @@ class RefCocoG(RefCoco):
     card = _card(
         "refcocog", "RefCOCOg", "lmms-lab/RefCOCOg", "val 7,573, test 5,023 objects", ("val", "test")
     )  # fmt: skip
+
+
+def _data_set(name: str) -> str | None:
+    """The data set that a file's path names; None: none. The last name counts."""
+    found = list(_NAMED.finditer(name.casefold()))
+    if not found:
+        return None
+    before, after = found[-1].groups()
+    return before + "refcoco" + ("" if after is None else "g" if after.endswith("g") else "+")
 
 
 def _overlap(one: Judged) -> float:

@@ -46,7 +46,7 @@ class SpatialBench(Benchmark):
         notes=(
             "Published code fails on a count that is no number; here it counts as an error of 1, and no error counts "
             "as more than 1.",
-            "Pairs are scored where both questions were asked.",
+            "Pairs are scored where both questions were asked; a task without one has no score and is not in the mean.",
         ),
     )
     hub_files = ("*.json", *(f"{task}/*{ending}" for task in _TASKS for ending in (".jpg", ".jpeg", ".png", ".webp")))
@@ -65,13 +65,15 @@ class SpatialBench(Benchmark):
             yield from self._parquet(path)
 
     def published(self, judged: Sequence[Judged]) -> dict[str, float]:
-        metrics: dict[str, Callable[[Sequence[Judged]], float]] = {
+        metrics: dict[str, Callable[[Sequence[Judged]], float | None]] = {
             "existence": _both, "reach": _each_and_both, "size": _each_and_both, "counting": _closeness,
         }  # fmt: skip
-        tasks = [task for task in _TASKS if any(one.question.family == task for one in judged)]
-        told = {
-            task: metrics.get(task, _share)([one for one in judged if one.question.family == task]) for task in tasks
-        }
+        told: dict[str, float] = {}
+        for task in _TASKS:
+            of_task = [one for one in judged if one.question.family == task]
+            score = metrics.get(task, _share)(of_task) if of_task else None
+            if score is not None:
+                told[task] = score
         return {"mean": sum(told.values()) / len(told), **told} if told else {}
 
     def _json(self, path: Path) -> Iterator[Asked]:
@@ -114,19 +116,21 @@ def _share(judged: Sequence[Judged]) -> float:
 
 
 def _pairs(judged: Sequence[Judged]) -> list[tuple[bool, bool]]:
-    groups: dict[str, list[bool]] = {}
+    """A question and its opposite, both asked with the same seed."""
+    groups: dict[tuple[str, int], list[bool]] = {}
     for one in judged:
-        groups.setdefault(one.question.group, []).append(_holds(one))
+        groups.setdefault((one.question.group, one.seed), []).append(_holds(one))
     return [(rows[0], rows[1]) for rows in groups.values() if len(rows) == 2]
 
 
-def _both(judged: Sequence[Judged]) -> float:
-    return accuracy([first and second for first, second in _pairs(judged)])
-
-
-def _each_and_both(judged: Sequence[Judged]) -> float:
+def _both(judged: Sequence[Judged]) -> float | None:
     pairs = _pairs(judged)
-    return sum(first + second + (first and second) for first, second in pairs) / (3 * len(pairs)) if pairs else 0.0
+    return accuracy([first and second for first, second in pairs]) if pairs else None
+
+
+def _each_and_both(judged: Sequence[Judged]) -> float | None:
+    pairs = _pairs(judged)
+    return sum(first + second + (first and second) for first, second in pairs) / (3 * len(pairs)) if pairs else None
 
 
 def _closeness(judged: Sequence[Judged]) -> float:
@@ -137,4 +141,4 @@ def _closeness(judged: Sequence[Judged]) -> float:
             errors.append(0.0 if one.right else 1.0)
         else:
             errors.append(min(float(abs(said - right) / right), 1.0))
-    return 1 - sum(errors) / len(errors) if errors else 0.0
+    return 1 - sum(errors) / len(errors)

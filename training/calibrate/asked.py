@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,6 +21,8 @@ from sifthinker.policy.errors import DataError, ImageError, UsageError
 from sifthinker.policy.home import data_folder
 from sifthinker.training.calibrate.learn import Outcome
 from sifthinker.training.compare.data import Question, QuestionSet, Said, digest
+from sifthinker.training.compare.grading import is_right, tagged_answer
+from sifthinker.training.compare.results import data_sha256
 
 
 def ask_questions(
@@ -68,11 +71,8 @@ def ask_questions(
 
 
 def data_digest(data: QuestionSet, questions: Sequence[Question]) -> str:
-    """SHA-256 of questions, answers and pictures."""
-    total = hashlib.sha256()
-    for question in questions:
-        total.update(digest(question, data.image(question)).encode())
-    return total.hexdigest()
+    """SHA-256 of questions, answers and pictures: that of a comparison on them."""
+    return data_sha256([digest(question, data.image(question)) for question in questions])
 
 
 def journal_path(agent: FocusAgent, data_sha256: str, seed: int) -> Path:
@@ -128,7 +128,7 @@ def _ask(agent: FocusAgent, data: QuestionSet, question: Question, seed: int) ->
         result = agent.ask(question.text, image=data.image(question), options=options)
     except (ImageError, DataError) as error:
         return _failed(told, str(error))
-    return _outcome(told, result, data, question)
+    return _outcome(told, result, data, replace(question, options=tuple(options)))
 
 
 def _outcome(told: dict[str, Any], result: FocusResult, data: QuestionSet, question: Question) -> Outcome:
@@ -136,10 +136,15 @@ def _outcome(told: dict[str, Any], result: FocusResult, data: QuestionSet, quest
     if adaptive is None:
         raise UsageError("Expected an agent in mode adaptive.")
     first, second = adaptive.internal, adaptive.tools
+
+    def right(answer: str, text: str) -> bool:
+        """As a comparison counts it."""
+        return is_right(question, Said(answer=tagged_answer(answer, text), text=text), data)
+
     return Outcome(
         **told,
-        internal_right=data.right(question, Said(answer=first.answer, text=first.trace_text)),
-        tools_right=data.right(question, Said(answer=result.answer, text=result.trace_text)),
+        internal_right=right(first.answer, first.trace_text),
+        tools_right=right(result.answer, result.trace_text),
         malformed="malformed" in adaptive.reasons,
         confidence=adaptive.confidence,
         depth_gap=adaptive.depth_gap,

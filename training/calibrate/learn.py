@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from sifthinker.policy.calibration import PartScores
+from sifthinker.training.compare.statistics import bootstrap
 
 WITHIN = 0.01
 """A rule's accuracy may be so much below the best rule's, for the sake of its cost."""
 FOLDS = 5
 LEAST_FOR_FOLDS = 50
 _THRESHOLDS, _TOLERANCES = 100, 12
-_DRAWS = 2000
 
 
 class Outcome(BaseModel):
@@ -26,7 +26,7 @@ class Outcome(BaseModel):
 
     id: str
     group: str
-    """Questions of one group are never split between learning and testing."""
+    """Questions of one group are never split between learning and testing, and drawn together."""
     family: str
     internal_right: bool
     tools_right: bool
@@ -73,7 +73,7 @@ class Learnt(BaseModel):
     held_out: PartScores | None
     held_out_went_on: float | None
     loss: float | None = Field(description="Held-out accuracy below that of the better of never and always going on.")
-    loss_low: float | None = Field(description="95 % bootstrap interval of it.")
+    loss_low: float | None = Field(description="95 % bootstrap interval of it, groups drawn whole.")
     loss_high: float | None
     auroc: float | None = Field(
         description="How well the confidence tells right from wrong completions: 0.5 is chance."
@@ -120,7 +120,7 @@ def learn(outcomes: Sequence[Outcome], *, cost: str = "tokens", seed: int = 0) -
     """The rule of the least cost among those whose accuracy is within one point of the best rule's.
 
     It is learnt on all questions. What to expect of it on others is measured by cross-validation: five times a rule is
-    learnt on four fifths of the questions and applied to the fifth, groups never split.
+    learnt on four fifths of the questions and applied to the fifth, groups never split; its interval draws groups.
 
     Args:
         outcomes: at least one.
@@ -131,13 +131,14 @@ def learn(outcomes: Sequence[Outcome], *, cost: str = "tokens", seed: int = 0) -
     rule = _choose(table)
     goes_on = table.goes_on(rule)
     never, always = np.zeros_like(goes_on), np.ones_like(goes_on)
-    folds = _folds([one.group for one in outcomes], seed) if len(outcomes) >= LEAST_FOR_FOLDS else []
+    groups = [one.group for one in outcomes]
+    folds = _folds(groups, seed) if len(outcomes) >= LEAST_FOR_FOLDS else []
     held = np.zeros_like(goes_on)
     for fold in folds:
         held[fold] = table.rows(fold).goes_on(_choose(table.rows(~fold)))
     better = max((never, always), key=lambda part: table.right(part).mean())
     losses = table.right(better).astype(float) - table.right(held)
-    low, high = _interval(losses, seed) if folds else (None, None)
+    interval = bootstrap(losses[:, None], groups, least=-1.0, seed=seed)[0] if folds else None
     points, area = _risk_coverage(table)
     return Learnt(
         rule=rule,
@@ -147,9 +148,9 @@ def learn(outcomes: Sequence[Outcome], *, cost: str = "tokens", seed: int = 0) -
         went_on=float(goes_on.mean()),
         held_out=table.scores(held) if folds else None,
         held_out_went_on=float(held.mean()) if folds else None,
-        loss=float(losses.mean()) if folds else None,
-        loss_low=low,
-        loss_high=high,
+        loss=None if interval is None else interval.value,
+        loss_low=None if interval is None else interval.low,
+        loss_high=None if interval is None else interval.high,
         auroc=_auroc(table),
         risk_coverage=points,
         risk_area=area,
@@ -205,14 +206,6 @@ def _folds(groups: Sequence[str], seed: int) -> list[NDArray[np.bool_]]:
     fold_of = {name: index % FOLDS for index, name in enumerate(names)}
     chosen = np.array([fold_of[group] for group in groups])
     return [chosen == fold for fold in range(FOLDS) if (chosen == fold).any() and (chosen != fold).any()]
-
-
-def _interval(values: NDArray[np.float64], seed: int) -> tuple[float, float]:
-    """95 % bootstrap interval of a mean."""
-    rng = np.random.default_rng([seed, 6])
-    means = [values[rng.integers(0, len(values), len(values))].mean() for _ in range(_DRAWS)]
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)
 
 
 def _auroc(table: _Table) -> float | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,7 +11,7 @@ import numpy as np
 from sifthinker.agent import FocusAgent, FocusResult, create_focus_agent
 from sifthinker.agent.config import focus_config
 from sifthinker.agent.result import FocusStep
-from sifthinker.nodes.context import FocusContext, Views
+from sifthinker.nodes.context import FocusConfig, FocusContext, Views
 from sifthinker.nodes.depth import DepthMap, FixedDepth
 from sifthinker.nodes.images import LoadedImage, MemoryImageStore, load_image
 from sifthinker.nodes.questions import question_message
@@ -29,7 +28,9 @@ from sifthinker.policy.errors import (
 from sifthinker.policy.load import load_policy
 from sifthinker.policy.trace_areas import QUAD, Place
 from sifthinker.training.compare.controls import ControlledPolicy, control_boxes
-from sifthinker.training.compare.edits import CannotChange, Changed, changed
+from sifthinker.training.compare.edits import CannotChange, Changed, changed, masked_depth
+from sifthinker.training.compare.grading import tagged_answer
+from sifthinker.training.compare.places import worded
 from sifthinker.training.compare.records import (
     TIMING,
     Answered,
@@ -39,9 +40,7 @@ from sifthinker.training.compare.records import (
     Job,
     StepSaid,
 )
-from sifthinker.training.rewards.matching import normalise
 
-_TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _IMAGES_PX = 64_000_000  # bytes of pixels kept at hand: a few questions' pictures
 
 
@@ -72,7 +71,7 @@ class Answerer:
         try:
             return self._answer(job)
         except (PolicyTimeout, PolicyUnavailable) as error:
-            return Failed(job.key, str(error))
+            return Failed(job.key, str(error), out_of_time=isinstance(error, PolicyTimeout))
         except (UsageError, PolicyLoadError, DepthError):  # nothing of this question's own: no other would fare better
             raise
         except SifthinkerError as error:  # a picture or a request that was refused: asked, and not answered
@@ -86,7 +85,7 @@ class Answerer:
             except CannotChange as reason:
                 return unanswered(job, skipped=str(reason))
         loaded = load_image(edited.image if edited else job.image)
-        agent, context = self._agent(job)
+        agent, context = self._agent(job, edited)
         if job.key.control:
             boxes = control_boxes(job.key.control, job.question, job.key.seed)  # type: ignore[arg-type]
             if boxes is None:
@@ -94,14 +93,15 @@ class Answerer:
                     "the boxes that decide it are not known" if not job.question.boxes else "there is no room for them"
                 )
                 return unanswered(job, skipped=why)
-            context = _controlled(context, loaded, boxes)
+            avoid = job.question.boxes if job.key.control == "wrong" else ()
+            context = _controlled(context, loaded, boxes, avoid)
         if job.key.variant == TIMING:
             context = _alone(context, loaded)
         result = _ask(agent, context, job, loaded)
         row = _measured(job, result, context)
         return row if edited is None else row.model_copy(update={"truth": edited.truth, "decides": edited.decides})
 
-    def _agent(self, job: Job) -> tuple[FocusAgent, FocusContext]:
+    def _agent(self, job: Job, edited: Changed | None) -> tuple[FocusAgent, FocusContext]:
         """The agent of a policy and mode, with the context for this job."""
         name = (job.key.policy, job.key.mode)
         policy = self.policy(job.key.policy)
@@ -113,18 +113,20 @@ class Answerer:
                     depth="none" if exact else self.asking.depth,
                     mode=job.key.mode,  # type: ignore[arg-type]
                     images=MemoryImageStore(_IMAGES_PX),
-                    **self.asking.settings,
+                    **{**self.asking.settings, **self.asking.rules.get(job.key.policy, {})},
                 )
             agent = self._agents[name]
         if self.asking.depth != "exact":
             return agent, agent.context
         if job.depth is None:
             raise UsageError(f"Question {job.question.id!r} has no exact depth: choose another --depth.")
-        depth = FixedDepth(DepthMap.from_png16(job.depth))
-        return agent, replace(agent.context, depth=depth, views=Views(_IMAGES_PX))
+        depth = DepthMap.from_png16(job.depth)
+        if edited is not None and job.edit is not None and edited.boxes:
+            depth = masked_depth(depth, edited.boxes, job.edit.kind)
+        return agent, replace(agent.context, depth=FixedDepth(depth), views=Views(_IMAGES_PX))
 
 
-def unanswered(job: Job, *, error: str = "", skipped: str = "") -> Answered:
+def unanswered(job: Job, *, error: str = "", skipped: str = "", out_of_time: bool = False) -> Answered:
     """The line of a question without an answer: one that failed (wrong), or that could not be asked."""
     return Answered(
         **job.key.model_dump(),
@@ -133,15 +135,14 @@ def unanswered(job: Job, *, error: str = "", skipped: str = "") -> Answered:
         truth=job.question.answer,
         error=error,
         skipped=skipped,
+        out_of_time=out_of_time,
     )
 
 
 def _measured(job: Job, result: FocusResult, context: FocusContext) -> Answered:
-    """The row of a result, not yet graded. An answer counts in its tags alone: the lenient reading is for people."""
+    """The row of a result, not yet graded."""
     profile = context.policy.profile
-    tagged = {normalise(text) for text in _TAGGED.findall(result.trace_text) if text.strip()}
-    unclear = len(tagged) > 1 and job.key.mode != "adaptive"  # whose two parts may answer differently
-    answer = result.answer if tagged and not unclear else ""
+    answer = tagged_answer(result.answer, result.trace_text)
     steps = [_step(step) for step in result.steps]
     last = [box.bbox_2d for box in steps[-1].boxes] if steps else []
     traced = bool(job.question.boxes) and job.key.mode != "direct"
@@ -164,9 +165,16 @@ def _measured(job: Job, result: FocusResult, context: FocusContext) -> Answered:
             "seconds": result.seconds,
             "went_on": result.adaptive and result.adaptive.went_on,
             "confidence": result.adaptive and result.adaptive.confidence,
+            "out_of_time": _out_of_time(result, context.config),
             "warnings": result.warnings,
         }
     )
+
+
+def _out_of_time(result: FocusResult, config: FocusConfig) -> bool:
+    """Whether a time budget cut it short: a call, or all of it, took as long as it may."""
+    longest = max((call.seconds for call in result.calls), default=0.0)
+    return longest >= config.call_timeout_s or result.seconds >= config.deadline_s
 
 
 def _further(steps: Sequence[FocusStep]) -> int:
@@ -188,19 +196,22 @@ def shuffled(options: Sequence[str], question: str, seed: int) -> tuple[str, ...
 
 def _ask(agent: FocusAgent, context: FocusContext, job: Job, loaded: LoadedImage) -> FocusResult:
     """`FocusAgent.ask` with a context of this question's own."""
+    words = worded(job.question, context.policy.profile, loaded.size)
     asked = question_message(
-        job.question.text, image=context.images.put(loaded.image), options=job.options, warnings=loaded.warnings
+        words, image=context.images.put(loaded.image), options=job.options, warnings=loaded.warnings
     )
     output = agent.invoke({"messages": [asked]}, context=context)
     record = output["result"]
     return FocusResult.from_record(record, context.view(record["image"]))
 
 
-def _controlled(context: FocusContext, loaded: LoadedImage, boxes: Sequence[Box]) -> FocusContext:
+def _controlled(context: FocusContext, loaded: LoadedImage, boxes: Sequence[Box], avoid: Sequence[Box]) -> FocusContext:
     view = context.view(context.images.put(loaded.image))
-    policy = ControlledPolicy(
-        context.policy, boxes, lambda box: None if view.depth is None else view.depth.mean(box), loaded.size
-    )
+
+    def depth_of(box: Box) -> float | None:
+        return None if view.depth is None else view.depth.mean(box)
+
+    policy = ControlledPolicy(context.policy, boxes, depth_of, loaded.size, avoid=avoid)
     config = focus_config(**{**dict(context.config), "max_boxes": max(context.config.max_boxes, len(boxes))})
     return replace(context, policy=policy, config=config)
 

@@ -70,7 +70,11 @@ def compare(
     ] = None,
     setting: Annotated[
         list[str] | None,
-        typer.Option("--set", help="An option of the policies, once for each: device=cuda:1, …", metavar="KEY=VALUE"),
+        typer.Option(
+            "--set",
+            help="An option of the policies or a setting of the runs: device=cuda:1, call_timeout_s=300, …",
+            metavar="KEY=VALUE",
+        ),
     ] = None,
     temperature: Annotated[float, typer.Option(min=0, help="Of all modes alike; 0 is greedy.")] = 0.0,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of one question, in all modes alike.")] = 4096,
@@ -89,11 +93,14 @@ def compare(
 ) -> None:
     """Ask the same questions in several modes, and report what focusing buys: accuracy, cost, faithfulness.
 
+    A call may take 60 seconds and a run 300 (--set call_timeout_s=…, deadline_s=…); how many were cut short is told.
+
     Every answer is on disk before the next is asked for: the same command again goes on where it was broken off, and
     with further modes, seeds, policies or a higher limit asks what is new.
     """
     from typing import get_args
 
+    from sifthinker.agent.asking import run_settings
     from sifthinker.training.compare.records import CONTROLS, EDITS, Asking
     from sifthinker.training.compare.run import Comparison, EngineName, Plan
 
@@ -120,7 +127,12 @@ def compare(
         asking=Asking(
             depth=depth,
             options=_options(setting, plan.policies, batch),
-            settings={"temperature": temperature, "max_new_tokens": max_new_tokens, "max_steps": max_steps},
+            settings={
+                "temperature": temperature,
+                "max_new_tokens": max_new_tokens,
+                "max_steps": max_steps,
+                **run_settings(setting or []),
+            },
             concurrency=batch,
         ),
         engine=engine,  # type: ignore[arg-type]
@@ -203,10 +215,11 @@ def _numbers(text: str) -> list[int]:
 
 
 def _options(settings: list[str] | None, policies: tuple[str, ...], batch: int) -> dict[str, Any]:
-    """Options of `load_policy`; as many questions at once as are under way, unless something else is said."""
-    from sifthinker.agent.asking import read_settings
+    """Options of `load_policy`, those that are no settings of a run; as many questions at once as are under way, unless
+    something else is said."""
+    from sifthinker.agent.asking import RUN_SETTINGS, read_settings
 
-    options = dict(read_settings(settings or []))
+    options = {key: value for key, value in read_settings(settings or []).items() if key not in RUN_SETTINGS}
     remote = [name.startswith("openai:") for name in policies]
     if all(remote):
         options.setdefault("max_concurrent", batch)

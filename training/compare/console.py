@@ -16,7 +16,7 @@ from sifthinker.training.compare.records import TIMING, Answered
 from sifthinker.training.compare.results import Results
 from sifthinker.training.compare.statistics import Interval
 from sifthinker.training.compare.summary import Against, Alone, ModeScore, PolicyScores
-from sifthinker.training.compare.words import percent, points, probability, share
+from sifthinker.training.compare.words import number, percent, points, probability, share
 
 
 class Watch:
@@ -70,6 +70,8 @@ def show(console: Console, results: Results) -> None:
         changed = _faithfulness(scores)
         if changed.row_count:
             console.print(changed)
+    for note in results.about.notes:
+        console.print(Text(note, style="yellow"))
     told = f"{results.n} questions · seeds {', '.join(map(str, results.seeds))} · data {results.data_sha256[:12]}"
     console.print(Text(told, style="dim"))
 
@@ -85,7 +87,7 @@ def _scores(scores: PolicyScores, results: Results) -> Table:
         table.add_column(name, justify="right")
     every = list(columns.values())
     table.add_row("asked", *(str(one.n) for one in every))
-    table.add_row("accuracy", *(percent(one.accuracy.value) for one in every), style="bold")
+    table.add_row("accuracy", *(share(one.accuracy.value if one.accuracy else None) for one in every), style="bold")
     table.add_row("  95 % interval", *(_between(one.accuracy) for one in every))
     table.add_row("  against direct", *(_difference(one.against_direct) for one in every))
     table.add_row("  p (McNemar)", *(_p(one.against_direct) for one in every))
@@ -99,11 +101,15 @@ def _scores(scores: PolicyScores, results: Results) -> Table:
         table.add_row(f"  {family}", *("–" if one is None else percent(one.accuracy.value) for one in found))
     table.add_row("grounding (HIoU)", *(_number(one.hiou, 3) for one in every))
     table.add_row("depth error", *(_number(one.depth_error, 3) for one in every))
-    table.add_row("valid traces", *(percent(one.valid) for one in every))
+    table.add_row("valid traces", *(share(one.valid) for one in every))
     table.add_row("no answer", *(str(one.no_answer) for one in every))
-    table.add_row("tokens in", *(f"{one.tokens_in:,.0f}" for one in every))
-    table.add_row("tokens out", *(f"{one.tokens_out:,.0f}" for one in every))
-    table.add_row("images", *(f"{one.images:.1f}" for one in every))
+    if any(one.errors for one in every):
+        table.add_row("  failed", *(str(one.errors) for one in every))
+    if any(one.out_of_time for one in every):
+        table.add_row("out of time", *(str(one.out_of_time) for one in every))
+    table.add_row("tokens in", *(number(one.tokens_in, 0) for one in every))
+    table.add_row("tokens out", *(number(one.tokens_out, 0) for one in every))
+    table.add_row("images", *(number(one.images) for one in every))
     if any(one.went_on is not None for one in every):
         table.add_row("went on to tools", *(share(one.went_on) for one in every))
     table.add_row("seconds alone", *(_seconds(one.seconds_alone) for one in every))
@@ -128,15 +134,21 @@ def _faithfulness(scores: PolicyScores) -> Table:
 def _add_faithfulness(table: Table, name: str, one: Faithfulness) -> None:
     if not one.n and name.startswith(" "):
         return
+    none = str(sum(one.skipped.values()))
+    if not one.n:
+        table.add_row(name, "0", none, *("–" * 5))
+        return
     table.add_row(
-        name, str(one.n), str(sum(one.skipped.values())), percent(one.cited.value), percent(one.elsewhere.value),
+        name, str(one.n), none, percent(one.cited.value), percent(one.elsewhere.value),
         f"{points(one.difference.value)} ({_between(one.difference)})",
         "–" if one.ratio is None else f"{one.ratio:.1f}",
         "–" if one.follows is None else f"{percent(one.follows.after)} of {one.follows.n}",
     )  # fmt: skip
 
 
-def _between(interval: Interval) -> str:
+def _between(interval: Interval | None) -> str:
+    if interval is None:
+        return "–"
     return f"{100 * interval.low:.1f} – {100 * interval.high:.1f}".replace("-", "−")
 
 

@@ -12,7 +12,8 @@ measure that instead of the place.
     oracle   the boxes that decide the question
     random   boxes of the same number and size, each anywhere
     centre   one box in the middle, half as wide and half as high as the image: a guess that knows nothing
-    wrong    boxes of the same number and size that touch none of the right ones
+    wrong    boxes of the same number and size that touch none of the right ones, widened neither. Their hull is left
+             out where it would show one
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from dataclasses import replace
 import numpy as np
 
 from sifthinker.policy.base import Completion, Policy, PolicyProfile, TokenCallback
-from sifthinker.policy.boxes import WHOLE, Box, Size, area, expand, hull
+from sifthinker.policy.boxes import WHOLE, Box, Size, area, expand, hull, iou
 from sifthinker.policy.messages import Message
 from sifthinker.policy.trace import AreaBox, render_boxes
 from sifthinker.training.compare.data import Question
@@ -35,6 +36,7 @@ WIDENED = 1.36
 
 CENTRE: Box = (0.25, 0.25, 0.75, 0.75)
 _TRIES = 4096
+_DRAWS = 64  # of wrong boxes, until their hull shows no right one
 _LAST_AREA = re.compile(r"<area>(?:(?!<area>).)*\Z", re.DOTALL)
 
 
@@ -52,28 +54,58 @@ def control_boxes(control: Control, question: Question, seed: int) -> tuple[Box,
     rng = np.random.default_rng([seed, *f"{control} {question.id}".encode()])
     if control == "random":
         return tuple(_anywhere(box, rng) for box in question.boxes)
-    return elsewhere(question.boxes, question.boxes, rng)
+    return _wrong(question.boxes, rng)
 
 
-def elsewhere(boxes: Sequence[Box], forbidden: Sequence[Box], rng: np.random.Generator) -> tuple[Box, ...] | None:
-    """Boxes of the same sizes that touch no forbidden one, nor each other; None where there is no room."""
+def elsewhere(
+    boxes: Sequence[Box], forbidden: Sequence[Box], rng: np.random.Generator, *, widened: float = 1.0
+) -> tuple[Box, ...] | None:
+    """Boxes of the same sizes that touch no forbidden one, nor each other; None where there is no room.
+
+    `widened`: so much wider and higher they touch no forbidden one either.
+    """
     placed: list[Box] = []
     for box in sorted(boxes, key=area, reverse=True):  # the largest first: it needs the most room
-        found = _free(box, [*forbidden, *placed], rng)
+        found = _free(box, forbidden, placed, rng, widened)
         if found is None:
             return None
         placed.append(found)
     return tuple(placed)
 
 
-def _free(box: Box, taken: Sequence[Box], rng: np.random.Generator) -> Box | None:
+def _wrong(true: Sequence[Box], rng: np.random.Generator) -> tuple[Box, ...] | None:
+    """Boxes that stay off the right ones also on the way to them: widened, and, where that can be, in their hull."""
+    first: tuple[Box, ...] | None = None
+    for _ in range(_DRAWS):
+        found = elsewhere(true, true, rng, widened=WIDENED)
+        if found is not None and not _shows(_around(found), true):
+            return found
+        first = first or found
+    return first
+
+
+def _around(boxes: Sequence[Box]) -> Box:
+    """The first area that several boxes are come to through."""
+    return hull([expand(box, WIDENED) for box in boxes])
+
+
+def _shows(box: Box, others: Sequence[Box]) -> bool:
+    """Whether a part of another box lies in a box."""
+    return any(iou(box, other) > 0 for other in others)
+
+
+def _free(
+    box: Box, forbidden: Sequence[Box], placed: Sequence[Box], rng: np.random.Generator, widened: float
+) -> Box | None:
     width, height = box[2] - box[0], box[3] - box[1]
     corners = rng.random((_TRIES, 2)) * (1 - width, 1 - height)  # (T, 2)
     free = np.ones(_TRIES, bool)
-    for x1, y1, x2, y2 in taken:
-        apart_x = (corners[:, 0] >= x2) | (corners[:, 0] + width <= x1)
-        apart_y = (corners[:, 1] >= y2) | (corners[:, 1] + height <= y1)
-        free &= apart_x | apart_y
+    for taken, factor in ((forbidden, widened), (placed, 1.0)):
+        beyond_x, beyond_y = width * (factor - 1) / 2, height * (factor - 1) / 2
+        for x1, y1, x2, y2 in taken:
+            apart_x = (corners[:, 0] - beyond_x >= x2) | (corners[:, 0] + width + beyond_x <= x1)
+            apart_y = (corners[:, 1] - beyond_y >= y2) | (corners[:, 1] + height + beyond_y <= y1)
+            free &= apart_x | apart_y
     at = np.flatnonzero(free)
     return _placed(corners[at[0]], width, height) if len(at) else None
 
@@ -96,14 +128,21 @@ class ControlledPolicy:
         boxes: looked at in place of its own.
         depth_of: measures the depth of a box; None where there is no depth map.
         image_size: (width, height) of the upright image.
+        avoid: the hull of the boxes is left out where it would show one of these.
     """
 
     def __init__(
-        self, policy: Policy, boxes: Sequence[Box], depth_of: Callable[[Box], float | None], image_size: Size
+        self,
+        policy: Policy,
+        boxes: Sequence[Box],
+        depth_of: Callable[[Box], float | None],
+        image_size: Size,
+        *,
+        avoid: Sequence[Box] = (),
     ) -> None:
         self._policy = policy
         wide = [expand(box, WIDENED) for box in boxes]
-        narrowing = [[hull(wide)]] if len(boxes) > 1 else []
+        narrowing = [[_around(boxes)]] if len(boxes) > 1 and not _shows(_around(boxes), avoid) else []
         areas: list[Sequence[Box]] = [[WHOLE], *narrowing, wide, boxes]
         self._areas = [self._written(area, depth_of, image_size) for area in areas]
 

@@ -96,6 +96,8 @@ class Judged:
     question: Question
     said: Said
     right: bool
+    seed: int = 0
+    """Of the options' order: with several a question is judged once for each."""
 
 
 class QuestionSet(ABC):

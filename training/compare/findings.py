@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from sifthinker.training.compare.faithfulness import Faithfulness
 from sifthinker.training.compare.statistics import Interval
 from sifthinker.training.compare.summary import Against, ModeScore, PolicyScores
-from sifthinker.training.compare.words import percent, points, probability
+from sifthinker.training.compare.words import percent, points, probability, share
 
 _CHANGES = {"mean": "painted over", "blur": "blurred", "recolour": "recoloured or relabelled"}
 
@@ -15,22 +15,36 @@ _CHANGES = {"mean": "painted over", "blur": "blurred", "recolour": "recoloured o
 def findings(scores: PolicyScores) -> list[str]:
     """A sentence or two for each mode, for the controls and for each change of the picture."""
     told = [_mode(name, score, scores.modes.get("direct")) for name, score in scores.modes.items()]
-    if scores.controls and "tools" in scores.modes:
-        told.append(_controls(scores.controls, scores.modes["tools"]))
+    asked = {name: score for name, score in scores.controls.items() if score.n}
+    if asked and "tools" in scores.modes:
+        told.append(_controls(asked, scores.modes["tools"]))
     for mode, kinds in scores.faithfulness.items():
         told += [_change(mode, kind, one) for kind, one in kinds.items() if one.n]
     return told
 
 
 def _mode(name: str, score: ModeScore, direct: ModeScore | None) -> str:
+    if score.accuracy is None:
+        return f"{name.capitalize()} was asked nothing."
     start = f"{name.capitalize()} answers {percent(score.accuracy.value)} of {score.n:,} rightly"
+    cut = f" {score.out_of_time:,} of these runs were cut short by a time budget." if score.out_of_time else ""
     if score.against_direct is None or direct is None:
-        return f"{start} ({_between(score.accuracy)})."
-    tokens = (score.tokens_in + score.tokens_out) / max(direct.tokens_in + direct.tokens_out, 1e-9)
-    return (
-        f"{start}: {_gain(score.against_direct)} against direct, at {tokens:.1f} times its tokens and "
-        f"{score.images / max(direct.images, 1e-9):.1f} times its images."
-    )
+        return f"{start} ({_between(score.accuracy)}).{cut}"
+    return f"{start}: {_gain(score.against_direct)} against direct{_price(score, direct)}.{cut}"
+
+
+def _price(score: ModeScore, direct: ModeScore) -> str:
+    """How many times the baseline's costs; nothing where one of them answered nothing at all."""
+    mine, its = tokens(score), tokens(direct)
+    if mine is None or its is None or score.images is None or direct.images is None:
+        return ""
+    times = mine / max(its, 1e-9), score.images / max(direct.images, 1e-9)
+    return f", at {times[0]:.1f} times its tokens and {times[1]:.1f} times its images"
+
+
+def tokens(score: ModeScore) -> float | None:
+    """Of a question, in and out."""
+    return None if score.tokens_in is None or score.tokens_out is None else score.tokens_in + score.tokens_out
 
 
 def _gain(against: Against) -> str:
@@ -42,8 +56,20 @@ def _gain(against: Against) -> str:
 
 
 def _controls(controls: Mapping[str, ModeScore], tools: ModeScore) -> str:
-    given = ", ".join(f"{percent(score.accuracy.value)} with {name} boxes" for name, score in controls.items())
-    return f"In place of its own looking ({percent(tools.accuracy.value)}), tools answers {given}."
+    given = ", ".join(f"{_share(score)} with {name} boxes{_on_some(score)}" for name, score in controls.items())
+    return f"In place of its own looking ({_share(tools)}), tools answers {given}."
+
+
+def _share(score: ModeScore) -> str:
+    return share(None if score.accuracy is None else score.accuracy.value)
+
+
+def _on_some(score: ModeScore) -> str:
+    """Where a control could not be asked everything: of how many, and how it fares on these against its own looking."""
+    if not score.skipped or score.against_tools is None:
+        return ""
+    gain = points(score.against_tools.difference.value)
+    return f" (of the {score.n:,} that could be asked: {gain} points against its own looking on these)"
 
 
 def _change(mode: str, kind: str, one: Faithfulness) -> str:

@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import overload
 
 from sifthinker.training.compare.data import Judged, Question, QuestionSet, Said
 from sifthinker.training.compare.records import Answered
+from sifthinker.training.rewards.matching import normalise
+
+_TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+
+
+def tagged_answer(answer: str, text: str) -> str:
+    """The answer that counts, of the one that the agent read in a text: it stands in its tags, once; else empty.
+
+    The agent's own reading is more lenient, for people.
+    """
+    tagged = {normalise(found) for found in _TAGGED.findall(text) if found.strip()}
+    return answer if len(tagged) == 1 else ""
+
+
+def is_right(question: Question, said: Said, data: QuestionSet) -> bool:
+    """The verdict. Where no answer can be read it is wrong whatever the reader says."""
+    return bool(said.answer or question.kind == "place") and bool(data.right(question, said))
 
 
 def said(row: Answered) -> Said:
@@ -18,11 +36,10 @@ def said(row: Answered) -> Said:
 
 
 def graded(row: Answered, question: Question, data: QuestionSet) -> Answered:
-    """The row with its verdict. An answer that failed, or that could not be read, is wrong whatever the reader says."""
-    if row.error or row.skipped or not (row.answer or question.kind == "place"):
-        return row.model_copy(update={"right": False})
+    """The row with its verdict. What failed or could not be asked is wrong."""
     asked = replace(question, answer=row.truth, options=tuple(row.options))
-    return row.model_copy(update={"right": bool(data.right(asked, said(row)))})
+    right = not (row.error or row.skipped) and is_right(asked, said(row), data)
+    return row.model_copy(update={"right": right})
 
 
 class JudgedRows(Sequence[Judged]):
@@ -53,4 +70,4 @@ class JudgedRows(Sequence[Judged]):
         return self._judged(self._rows[index])
 
     def _judged(self, row: Answered) -> Judged:
-        return Judged(self._question_of(row.question), said(row), row.right)
+        return Judged(self._question_of(row.question), said(row), row.right, row.seed)

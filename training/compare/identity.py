@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import platform
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -12,25 +14,46 @@ from PIL import Image
 
 from sifthinker.nodes.context import Mode
 from sifthinker.policy.base import Policy, PolicyProfile
+from sifthinker.policy.calibration_store import identity_of
 from sifthinker.policy.dialect import dialect_for
 from sifthinker.policy.load import EMBEDDED
 from sifthinker.policy.messages import Message, TextPart
+from sifthinker.policy.profiles import PROFILE_FILE
 from sifthinker.training.compare.data import Question
+from sifthinker.training.compare.places import worded
 
 MODES: tuple[Mode, ...] = ("direct", "internal", "tools")
 """The modes whose opening words differ; adaptive opens as internal does."""
 
 _HASHED_BYTES = 512_000_000  # larger folders are told by the names, sizes and times of their files
 _PACKAGES = ("sifthinker", "torch", "transformers", "langgraph", "langchain-core", "numpy", "pillow")
+_OPTIONS = ("adapter", "attn", "dtype", "extra_body", "quantization", "revision")
+"""Those of `load_policy` that answers depend on and the profile does not tell. Keys and headers are not among them."""
 
 
-def identity(name: str, policy: Policy) -> dict[str, Any]:
-    """What tells one policy from another of the same name: its weights, where they can be seen, profile and prompts."""
-    return {
+def identity(
+    name: str, policy: Policy, options: Mapping[str, Any] | None = None, *, places: bool = False
+) -> dict[str, Any]:
+    """What tells one policy from another of the same name.
+
+    Its weights, where they can be seen, an adapter's too; its profile without the calibration, which is not the
+    policy's but mode adaptive's; the options that it was loaded with, as far as answers depend on them; its prompts.
+
+    Args:
+        name: as `load_policy` takes it.
+        policy: what was loaded.
+        options: what it was loaded with.
+        places: whether it is asked for places.
+    """
+    standing = [None, Question(id="", text="QUESTION", answer="", kind="place")] if places else [None]
+    words = [word for question in standing for word in prompts(policy.profile, question).values()]
+    told = {
         "weights": _weights(name, policy),
-        "profile": policy.profile.model_dump(mode="json"),
-        "prompts_sha256": _sha256("\n".join(prompts(policy.profile, None).values())),
+        "options": {key: _told(key, value) for key in _OPTIONS if (value := (options or {}).get(key)) is not None},
+        "profile": policy.profile.model_dump(mode="json", exclude={"calibration"}),
+        "prompts_sha256": _sha256("\n".join(words)),
     }
+    return told if is_remote(policy) else {"identity": identity_of(policy), **told}
 
 
 def prompts(profile: PolicyProfile, question: Question | None, *, depth: bool = True) -> dict[str, str]:
@@ -41,9 +64,9 @@ def prompts(profile: PolicyProfile, question: Question | None, *, depth: bool = 
     asked = question or Question(id="", text="QUESTION", answer="", options=("OPTION",))
     picture = Image.new("RGB", (64, 64))
     shown = picture if depth and profile.uses_depth_image else None
-    dialect = dialect_for(profile)
+    dialect, text = dialect_for(profile), worded(asked, profile, picture.size)
     return {
-        mode: _words(dialect.build_first(asked.text, rgb=picture, depth=shown, options=asked.options, mode=opening))
+        mode: _words(dialect.build_first(text, rgb=picture, depth=shown, options=asked.options, mode=opening))
         for mode in MODES
         for opening in ("internal" if mode == "adaptive" else mode,)
     }
@@ -82,17 +105,53 @@ def _weights(name: str, policy: Policy) -> str:
         return f"{getattr(policy, 'model', '')} on a server"
     folder = EMBEDDED if name == "embedded" else Path(name).expanduser()
     if folder.is_dir():
-        files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".md")
-        if sum(path.stat().st_size for path in files) <= _HASHED_BYTES:
-            digest = hashlib.sha256()
-            for path in files:
-                digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
-                digest.update(hashlib.sha256(path.read_bytes()).digest())
-            return f"sha256:{digest.hexdigest()}"
-        told = "\n".join(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files)
-        return f"files:{_sha256(told)}"
+        return _files(folder)
     commit = getattr(getattr(getattr(policy, "model", None), "config", None), "_commit_hash", None)
     return f"revision:{commit}" if commit else "not known"
+
+
+def _files(folder: Path) -> str:
+    """What tells the files of a folder from others."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".md")
+    if sum(path.stat().st_size for path in files) <= _HASHED_BYTES:
+        digest = hashlib.sha256()
+        for path in files:
+            digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
+            digest.update(hashlib.sha256(_content(path)).digest())
+        return f"sha256:{digest.hexdigest()}"
+    return f"files:{_sha256(chr(10).join(map(_seen, files)))}"
+
+
+def _content(path: Path) -> bytes:
+    """What a file holds; of a profile without the calibration that `sifthinker calibrate` writes into it."""
+    content = path.read_bytes()
+    if path.name != PROFILE_FILE:
+        return content
+    try:
+        fields = json.loads(content)
+    except (ValueError, RecursionError):
+        return content
+    if isinstance(fields, dict):
+        fields.pop("calibration", None)
+    return (json.dumps(fields, ensure_ascii=False, indent=2) + "\n").encode()  # as profiles are written
+
+
+def _seen(path: Path) -> str:
+    """A file as it is told without reading it; the profile is small."""
+    if path.name == PROFILE_FILE:
+        return f"{path.name} {hashlib.sha256(_content(path)).hexdigest()}"
+    return f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}"
+
+
+def _told(option: str, value: Any) -> str:
+    """An option in a word; what is sent to a server, and what is no word, by its hash, for it may hold anything."""
+    if option == "adapter":
+        folder = Path(str(value)).expanduser()
+        return _files(folder) if folder.is_dir() else str(value)
+    if option == "dtype" or (option != "extra_body" and isinstance(value, str | int | float)):
+        return str(value).removeprefix("torch.")
+    plain = value.to_dict() if hasattr(value, "to_dict") else value
+    return f"sha256:{_sha256(json.dumps(plain, sort_keys=True, default=str))}"
 
 
 def _words(messages: list[Message]) -> str:

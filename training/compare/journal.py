@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from sifthinker.policy.errors import DataError, UsageError
 from sifthinker.policy.files import sync_folder, write_whole
+from sifthinker.training.compare.adaptive import RULE_SETTINGS
 from sifthinker.training.compare.records import Answered, Key
 from sifthinker.training.folders import locked, unwritable
 
@@ -204,18 +205,23 @@ def _read(path: Path) -> tuple[_Index, int, bool]:
 
 
 def _agreed(folder: Path, run: Mapping[str, Any], *, answered: int) -> Mapping[str, Any]:
-    """What the folder's answers are answers to, with what this run adds: further policies."""
+    """What the folder's answers are answers to, with what this run adds: further policies, mode adaptive's rule.
+
+    Of a policy what both say must be the same: the rule is said only where mode adaptive is asked, and folders of
+    earlier versions say less.
+    """
     path = folder / RUN
     if not answered or not path.is_file():
         return run
     try:
-        before = json.loads(path.read_text(encoding="utf-8"))
+        before = _as_now(json.loads(path.read_text(encoding="utf-8")))
         known = dict(before["policies"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path} cannot be read ({error}): restore it, or name another folder.") from error
     now = json.loads(_plain(run))
-    now["policies"] = {**known, **now["policies"]}
-    before["policies"] = {name: known.get(name, now["policies"][name]) for name in now["policies"]}
+    asked: dict[str, dict[str, Any]] = now["policies"]
+    now["policies"] = {name: {**known.get(name, {}), **asked.get(name, {})} for name in {**known, **asked}}
+    before["policies"] = {name: {**told, **known.get(name, {})} for name, told in now["policies"].items()}
     for name in sorted({*before, *now}):
         if before.get(name) != now.get(name):
             raise UsageError(
@@ -223,6 +229,15 @@ def _agreed(folder: Path, run: Mapping[str, Any], *, answered: int) -> Mapping[s
                 "another folder."
             )
     return now
+
+
+def _as_now(before: dict[str, Any]) -> dict[str, Any]:
+    """Without what earlier versions wrote of mode adaptive for all modes alike."""
+    for setting in RULE_SETTINGS:
+        before.get("decoding", {}).pop(setting, None)
+    for policy in before["policies"].values():
+        policy.get("profile", {}).pop("calibration", None)
+    return before
 
 
 def _difference(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -89,6 +89,11 @@ class Asked:
                     key = Key(policy=policy, mode=mode, seed=self.plan.seeds[0], question=question.id, variant=TIMING)
                     yield self._job(question, key)
 
+    def again(self, key: Key) -> Job | None:
+        """What was asked under a key, with the picture as it is; None where the question is not of the plan."""
+        question = next((one for one in self.questions if one.id == key.question), None)
+        return None if question is None else self._job(question, key)
+
     def counts(self) -> dict[tuple[str, str, str], int]:
         """How many answers there will be, by policy, by mode or control, and by pass ("", "edits", "timing")."""
         counts: dict[tuple[str, str, str], int] = {}

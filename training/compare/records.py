@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -84,7 +85,8 @@ class Answered(Key):
     steps: list[StepSaid] = Field(default_factory=list)
     answer_boxes: list[Box] = Field(default_factory=list)
     hiou: float | None = None
-    """Of the last area with the boxes that decide the question; None where these are not known or mode is direct."""
+    """Of the last area with the boxes that decide the question; None where these are not known, mode is direct, or the
+    question failed (which counts as 0)."""
     depth_error: float | None = None
     """Mean |said − measured| of the last area; None: no depth said or measured."""
     tokens_in: int = 0
@@ -100,6 +102,8 @@ class Answered(Key):
     """Mode adaptive: whether it went on to tools."""
     confidence: float | None = None
     """Mode adaptive: of the first answer; None: not known."""
+    out_of_time: bool = False
+    """Whether a call, or the whole run, took all the time that it may: what it came to was cut short."""
     warnings: list[str] = Field(default_factory=list)
     error: str = ""
     """Why there is no answer where the policy or the picture failed: wrong as well."""
@@ -158,6 +162,8 @@ class Asking:
     """Of `load_policy`, the same for each policy."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Fields of `FocusConfig`: one decoding for all modes."""
+    rules: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """By policy: the rule of mode adaptive, as further such fields. One that is not named has its own."""
     concurrency: int = 16
     """Questions under way at once in a process."""
 
@@ -168,3 +174,4 @@ class Failed:
 
     key: Key
     error: str
+    out_of_time: bool = False

@@ -15,7 +15,7 @@ from sifthinker.agent.pictures import STEP_COLOURS
 from sifthinker.policy.files import write_whole
 from sifthinker.training.compare import words
 from sifthinker.training.compare.disagree import MOST_SHOWN, Disagreement, Verdicts, disagreements
-from sifthinker.training.compare.findings import findings
+from sifthinker.training.compare.findings import findings, tokens
 from sifthinker.training.compare.plots import Point, cost_plot, whisker
 from sifthinker.training.compare.records import Answered
 from sifthinker.training.compare.results import REPORT, Results
@@ -128,7 +128,8 @@ def _section(scores: PolicyScores, finished: Finished, most: int) -> _Section:
 
 def _column(name: str, style: str, score: ModeScore) -> _Column:
     gain = "" if score.against_direct is None else whisker(score.against_direct.difference, _style(style), low=-1.0)
-    return _Column(name, _style(style), score, Markup(whisker(score.accuracy, _style(style))), Markup(gain))
+    dot = "" if score.accuracy is None else whisker(score.accuracy, _style(style))
+    return _Column(name, _style(style), score, Markup(dot), Markup(gain))
 
 
 def _style(name: str) -> str:
@@ -137,21 +138,22 @@ def _style(name: str) -> str:
 
 def _plots(columns: Sequence[_Column]) -> list[str]:
     """Accuracy against each kind of cost."""
-    costs = [
-        ("tokens a question, in and out", 0, [c.score.tokens_in + c.score.tokens_out for c in columns]),
+    costs: list[tuple[str, int, list[float | None]]] = [
+        ("tokens a question, in and out", 0, [tokens(c.score) for c in columns]),
         ("pictures shown a question", 1, [c.score.images for c in columns]),
     ]
     alone = [c.score.seconds_alone for c in columns]
     if all(one is not None for one in alone):
         costs.append(("seconds a question, asked alone", 1, [one.median for one in alone if one is not None]))
-    return [
-        cost_plot(
-            [Point(c.name, cost, c.score.accuracy, c.style) for c, cost in zip(columns, values, strict=True)],
-            name,
-            decimals=decimals,
-        )
-        for name, decimals, values in costs
-    ]
+    drawn = []
+    for name, decimals, values in costs:
+        points = [
+            Point(column.name, cost, column.score.accuracy, column.style)
+            for column, cost in zip(columns, values, strict=True)
+            if cost is not None and column.score.accuracy is not None
+        ]
+        drawn += [cost_plot(points, name, decimals=decimals)] if points else []
+    return drawn
 
 
 def _plain_rows(finished: Finished, scores: PolicyScores) -> Iterator[Answered]:

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from sifthinker.policy.files import write_whole
+from sifthinker.training.compare.adaptive import AdaptiveRule
 from sifthinker.training.compare.faithfulness import Faithfulness
 from sifthinker.training.compare.journal import Rows
 from sifthinker.training.compare.records import Answered
@@ -31,12 +32,16 @@ class About(BaseModel):
     seeds: list[int]
     data_sha256: str = Field(description="Of the questions asked and their pictures, in order.")
     decoding: dict[str, Any] = Field(description="The same in all modes.")
+    adaptive: dict[str, AdaptiveRule] = Field(
+        default_factory=dict, description="By policy: the rule of mode adaptive, where that was compared."
+    )
     depth: str
     prompts: dict[str, dict[str, str]] = Field(description="By policy and mode: the words that open a question.")
-    policies: dict[str, Any] = Field(description="By name: weights and profile.")
+    policies: dict[str, Any] = Field(description="By name: weights, options of loading, profile.")
     versions: dict[str, str]
     command: str = ""
     limit: int | None = None
+    notes: list[str] = Field(default_factory=list, description="What is to be kept in mind of the scores.")
 
 
 class Results(BaseModel):
@@ -53,7 +58,8 @@ class Results(BaseModel):
     data_sha256: str
     about: About
     statistics: str = (
-        f"Means over questions asked. {LEVEL:.0%} percentile intervals of a paired bootstrap over questions "
+        "Means over questions asked, of costs over those that did not fail. "
+        f"{LEVEL:.0%} percentile intervals of a paired bootstrap over questions "
         f"({DRAWS:,} draws, seed 0); p of McNemar's exact test, with several seeds in its exact form for clusters."
     )
 
@@ -105,6 +111,7 @@ def write_rows(folder: Path, rows: Rows) -> Path:
         "seed": whole, "tokens_in": whole, "tokens_out": whole, "images": whole, "calls": whole,
         "hiou": real, "confidence": real, "depth_error": real, "seconds": real,
         "right": pa.bool_(), "valid": pa.bool_(), "decides": pa.bool_(), "went_on": pa.bool_(),
+        "out_of_time": pa.bool_(),
         "options": pa.list_(text), "warnings": pa.list_(text), "answer_boxes": pa.list_(numbers),
         "steps": pa.list_(pa.struct([("boxes", boxes), ("text", text), ("cropped", pa.bool_())])),
     }  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -15,6 +15,7 @@ from sifthinker.nodes.context import Mode
 from sifthinker.policy.base import Policy
 from sifthinker.policy.errors import UsageError
 from sifthinker.policy.load import load_policy
+from sifthinker.training.compare.adaptive import RULE_SETTINGS, adaptive_rule, remarks
 from sifthinker.training.compare.answering import Answerer
 from sifthinker.training.compare.data import QuestionSet, open_data
 from sifthinker.training.compare.engines import Engine, in_processes, in_threads, with_ray
@@ -98,23 +99,36 @@ def compare(
     policies = {
         name: comparison.policies.get(name) or load_policy(name, **asking.options) for name in comparison.plan.policies
     }
-    known = {name: identity(name, policy) for name, policy in policies.items()}
+    rules = {
+        name: adaptive_rule(policy, asking.settings)
+        for name, policy in policies.items()
+        if "adaptive" in comparison.plan.modes
+    }
+    asking = replace(asking, rules={name: rule.settings for name, rule in rules.items()})
+    places = any(question.kind == "place" for question in asked.questions)
+    known = {
+        name: identity(name, policy, {} if name in comparison.policies else asking.options, places=places)
+        | ({"adaptive": rules[name].bounds} if name in rules else {})
+        for name, policy in policies.items()
+    }
     depth = asking.depth or "what suits the policy"
     with opened(comparison.out, {"policies": known, "decoding": decoding, "depth": depth}) as journal:
         on_start(asked)
         runner = Runner(
-            asked, journal, _engine(comparison, policies), in_threads(Answerer(asking, policies), 1), on_answer
+            asked, journal, _engine(comparison, asking, policies), in_threads(Answerer(asking, policies), 1), on_answer
         )
         runner.run()
         rows = journal.rows()
+        sha256 = data_sha256([asked.digest(question) for question in asked.questions])
         about = About(
             data=data.name,
             licence=data.licence,
             made_by=str(getattr(data, "made_by", "")),
             n=len(asked.questions),
             seeds=list(comparison.plan.seeds),
-            data_sha256=data_sha256([asked.digest(question) for question in asked.questions]),
+            data_sha256=sha256,
             decoding=decoding,
+            adaptive=rules,
             depth=depth,
             prompts={
                 name: prompts(policy.profile, asked.questions[0], depth=asking.depth != "none")
@@ -124,6 +138,7 @@ def compare(
             versions=versions(),
             command=comparison.command,
             limit=comparison.plan.limit,
+            notes=remarks(rules, sha256),
         )
         results = results_of(about, summarise(comparison.plan, data, asked.questions, rows))
         write_rows(comparison.out, journal.sorted_rows())
@@ -167,12 +182,11 @@ def _check_engine(comparison: Comparison) -> None:
 def _decoding(asking: Asking) -> dict[str, Any]:
     """The settings of every run, whatever the mode: all of them, so that a changed default is seen."""
     config = focus_config(**asking.settings).model_dump(mode="json")
-    return {name: value for name, value in config.items() if name not in ("mode", "limits")}
+    return {name: value for name, value in config.items() if name not in {"mode", "limits", *RULE_SETTINGS}}
 
 
-def _engine(comparison: Comparison, policies: Mapping[str, Policy]) -> Engine:
-    asking, workers = comparison.asking, comparison.workers
-    name = comparison.engine
+def _engine(comparison: Comparison, asking: Asking, policies: Mapping[str, Policy]) -> Engine:
+    name, workers = comparison.engine, comparison.workers
     if name == "ray":
         return with_ray(asking, workers)
     small = all(

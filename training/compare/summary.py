@@ -1,7 +1,8 @@
 """The result of a comparison, from its rows: means over the questions asked, intervals, paired tests.
 
-Every mean is over all questions that were asked; a question that failed is in it, as wrong. What could not be asked at
-all (a control without known boxes) is counted apart, with the reason.
+Every mean is over all questions that were asked; a question that failed is in it, as wrong. Costs are over those that
+did not fail: what a failed one cost is not known. What could not be asked at all (a control without known boxes) is
+counted apart, with the reason.
 """
 
 from __future__ import annotations
@@ -20,9 +21,7 @@ from sifthinker.training.compare.journal import Rows
 from sifthinker.training.compare.plan import CONTROL_MODE, Plan
 from sifthinker.training.compare.records import TIMING
 from sifthinker.training.compare.statistics import Interval, PairedTest, bootstrap, compare_paired
-from sifthinker.training.compare.tally import Table, Tally
-
-BASELINE = "direct"
+from sifthinker.training.compare.tally import BASELINE, Table, Tally
 
 
 class FamilyScore(BaseModel):
@@ -48,23 +47,26 @@ class Alone(BaseModel):
 
 
 class ModeScore(BaseModel):
-    """A mode, or a control of mode tools: means over the `n` answers."""
+    """A mode, or a control of mode tools: means over the `n` answers. None: over no answer at all."""
 
     n: int = Field(description="Questions asked, times seeds: the denominator.")
-    accuracy: Interval
+    accuracy: Interval | None
     against_direct: Against | None = None
     against_tools: Against | None = Field(default=None, description="For controls.")
-    hiou: float | None = Field(description="None where no boxes are known, or none are said (direct).")
-    depth_error: float | None
-    valid: float = Field(description="Share of answers whose whole text keeps strictly to the grammar.")
+    hiou: float | None = Field(description="None where no boxes are known, or none are said (direct). Failed ones: 0.")
+    depth_error: float | None = Field(description="Over the answers that say a depth which was measured too.")
+    valid: float | None = Field(description="Share of answers whose whole text keeps strictly to the grammar.")
     no_answer: int = Field(description="Answers that could not be read: wrong.")
     errors: int = Field(description="Of these, questions on which the policy or the picture failed.")
-    lenient_accuracy: float = Field(description="If answers found outside their tags counted too. Not the score.")
-    tokens_in: float
-    tokens_out: float
-    images: float
-    calls: float
-    seconds: float = Field(description="With others being answered beside it.")
+    out_of_time: int = Field(default=0, description="Runs that a time budget cut short (call_timeout_s, deadline_s).")
+    lenient_accuracy: float | None = Field(
+        description="If answers found outside their tags counted too. Not the score."
+    )
+    tokens_in: float | None = Field(description="Over the n − errors that did not fail; so the other costs.")
+    tokens_out: float | None
+    images: float | None
+    calls: float | None
+    seconds: float | None = Field(description="With others being answered beside it.")
     seconds_alone: Alone | None = None
     went_on: float | None = Field(default=None, description="Mode adaptive: share of answers that went on to tools.")
     families: dict[str, FamilyScore]
@@ -131,26 +133,28 @@ class _Summary:
     def _score(self, policy: str, mode: str, control: str = "") -> ModeScore:
         every = self.tally.of(policy, mode, control)
         rows = every[every["skipped"] == 0]
+        cost = rows[~rows["failed"]]
         baseline = self.tally.of(policy, BASELINE) if (mode, control) != (BASELINE, "") else every[:0]
         tools = self.tally.of(policy, CONTROL_MODE) if control else every[:0]
         family = self._family[rows["place"]]
         went_on = rows["went_on"]
         return ModeScore(
             n=len(rows),
-            accuracy=self._accuracy(rows),
+            accuracy=self._accuracy(rows) if len(rows) else None,
             against_direct=self._against(rows, baseline),
             against_tools=self._against(rows, tools),
             hiou=_mean(rows["hiou"][~np.isnan(rows["hiou"])]),
             depth_error=_mean(rows["depth_error"][~np.isnan(rows["depth_error"])]),
-            valid=_mean(rows["valid"]) or 0.0,
+            valid=_mean(rows["valid"]),
             no_answer=int((~rows["answered"]).sum()),
             errors=int(rows["failed"].sum()),
-            lenient_accuracy=_mean(rows["lenient"]) or 0.0,
-            tokens_in=_mean(rows["tokens_in"]) or 0.0,
-            tokens_out=_mean(rows["tokens_out"]) or 0.0,
-            images=_mean(rows["images"]) or 0.0,
-            calls=_mean(rows["calls"]) or 0.0,
-            seconds=_mean(rows["seconds"]) or 0.0,
+            out_of_time=int(rows["out_of_time"].sum()),
+            lenient_accuracy=_mean(rows["lenient"]),
+            tokens_in=_mean(cost["tokens_in"]),
+            tokens_out=_mean(cost["tokens_out"]),
+            images=_mean(cost["images"]),
+            calls=_mean(cost["calls"]),
+            seconds=_mean(cost["seconds"]),
             seconds_alone=None if control else _alone(self.tally.of(policy, mode, variant=TIMING)),
             went_on=_mean(went_on[went_on >= 0]),
             families={
@@ -168,8 +172,6 @@ class _Summary:
         return FamilyScore(n=len(rows), accuracy=self._accuracy(rows))
 
     def _accuracy(self, rows: Table) -> Interval:
-        if not len(rows):
-            return Interval(value=0.0, low=0.0, high=0.0)
         return bootstrap(rows["right"][:, None], self._groups(rows))[0]
 
     def _against_first(self, name: str, first: str, mode: str) -> Against | None:

@@ -33,7 +33,8 @@ _ROW = np.dtype(
         ("lenient", np.bool_),  # right, or it would be if answers outside their tags counted
         ("valid", np.bool_),
         ("answered", np.bool_),  # something could be read
-        ("failed", np.bool_),  # the policy or the picture did
+        ("failed", np.bool_),  # the policy or the picture did: its costs are not known
+        ("out_of_time", np.bool_),
         ("went_on", np.int8),  # -1: not a mode that could
         ("skipped", np.int32),  # the reason, from 1; 0: it was asked
         ("hiou", np.float64),  # nan: not known
@@ -46,6 +47,9 @@ _ROW = np.dtype(
     ]
 )
 _Way = tuple[str, str, str, str]
+
+BASELINE = "direct"
+"""The mode that the others are held against; it looks nowhere."""
 
 
 class Tally:
@@ -111,9 +115,10 @@ class Tally:
             row.valid,
             bool(row.answer),
             bool(row.error),
+            row.out_of_time,
             -1 if row.went_on is None else row.went_on,
             self._reasons.setdefault(row.skipped, len(self._reasons) + 1) if row.skipped else 0,
-            np.nan if row.hiou is None else row.hiou,
+            self._hiou(row),
             np.nan if row.depth_error is None else row.depth_error,
             row.tokens_in,
             row.tokens_out,
@@ -121,6 +126,12 @@ class Tally:
             row.calls,
             row.seconds,
         )
+
+    def _hiou(self, row: Answered) -> float:
+        """Of a question that failed it is 0 where it would be known: it was looked at nowhere."""
+        if row.error and row.mode != BASELINE and self.questions[self.place[row.question]].boxes:
+            return 0.0
+        return np.nan if row.hiou is None else row.hiou
 
     def _leniently(self, row: Answered) -> bool:
         if not row.lenient or row.skipped or row.variant or (row.mode, row.control) not in self._scored:

@@ -226,6 +226,15 @@ def test_spatialbench_is_scored_by_its_five_rules(tmp_path):
     assert {one.group for one in data.questions() if one.family == "size"} == {"size-0"}
 
 
+def test_spatialbench_s_pairs_are_of_one_seed_and_a_task_without_any_has_no_score(tmp_path):
+    data = open_benchmark("spatialbench", str(made.spatialbench_folder(tmp_path)))
+    right = {one.id: one.answer for one in data.questions()}
+    once, thrice = (data.published(made.judged(data, right, seeds)) for seeds in ((0,), (0, 1, 2)))
+    assert once == thrice == dict.fromkeys(("mean", "positional", "existence", "counting", "reach", "size"), 1.0)
+    halves = [one for one in made.judged(data, right) if one.question.id.endswith("-0")]
+    assert data.published(halves) == {"mean": 1.0, "positional": 1.0, "counting": 1.0}
+
+
 def test_blink_of_another_subtask_is_refused(tmp_path):
     path = made.table(tmp_path / "val-0.parquet", made.blink_rows("Spatial_Relation"), **made.BLINK_TYPES)
     with pytest.raises(DataError, match="subtask 'Spatial_Relation', not 'Relative_Depth'"):
@@ -254,6 +263,33 @@ def test_refcoco_as_lines_with_corners_and_a_folder_of_pictures(tmp_path):
     data = open_benchmark("refcoco", f"{path}@{tmp_path / 'coco'}")
     assert data.questions()[0].boxes[0] == pytest.approx((0.1, 0.25, 0.5, 0.625))
     assert data.image(data.questions()[0]) == tmp_path / "coco/a/1.jpg"
+
+
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [
+        ("refcoco", {"refcoco_val.jsonl", "refcoco_google_val.jsonl", "REC_refcoco_unc_val.jsonl", "my_val.jsonl"}),
+        ("refcoco+", {"refcoco+_val.jsonl", "refcoco_plus_val.jsonl", "my_val.jsonl"}),
+        ("refcocog", {"refcocog_val.jsonl", "REC_refcocog_umd_val.jsonl", "my_val.jsonl"}),
+    ],
+)
+def test_of_a_folder_with_all_three_sets_one_is_read(name, own, tmp_path):
+    files = (
+        "refcoco_val.jsonl", "refcoco_google_val.jsonl", "REC_refcoco_unc_val.jsonl", "refcoco+_val.jsonl",
+        "refcoco_plus_val.jsonl", "refcocog_val.jsonl", "REC_refcocog_umd_val.jsonl", "grefcoco_val.jsonl",
+        "my_val.jsonl",
+    )  # fmt: skip
+    for file in files:
+        row = {"image": "1.jpg", "sent": file, "bbox": [10, 20, 50, 50], "width": 100, "height": 80}
+        made.lines(tmp_path / file, [row])
+    asked = "\n".join(one.text for one in open_benchmark(name, str(tmp_path)).questions())
+    assert {file for file in files if f'"{file}"' in asked} == own
+
+
+def test_of_several_mirrors_below_a_folder_one_is_read(tmp_path):
+    for name in ("RefCOCO", "RefCOCOplus", "RefCOCOg"):
+        made.table(tmp_path / name / "data/val-0.parquet", made.refcoco_rows(), image=made.IMAGE)
+    assert len(open_benchmark("refcoco", str(tmp_path)).questions()) == 3
 
 
 def test_a_box_outside_its_picture_is_refused(tmp_path):

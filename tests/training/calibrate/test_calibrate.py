@@ -17,7 +17,7 @@ from sifthinker.policy import load
 from sifthinker.policy.base import Completion
 from sifthinker.policy.calibration_store import calibration_of
 from sifthinker.policy.errors import PolicyUnavailable
-from sifthinker.training.calibrate.asked import ask_questions
+from sifthinker.training.calibrate.asked import ask_questions, data_digest
 from sifthinker.training.calibrate.learn import WITHIN, Outcome, learn
 from sifthinker.training.compare.data import open_data
 
@@ -128,6 +128,13 @@ def test_groups_are_never_split_between_learning_and_testing():
         assert not inside & {one.group for one, held in zip(outcomes, fold, strict=True) if not held}
 
 
+def test_questions_of_a_group_are_drawn_together():
+    tenfold = [one.model_copy(update={"id": f"{one.id}-{copy}"}) for one in honest(60) for copy in range(10)]
+    grouped = learn(tenfold)
+    alone = learn([one.model_copy(update={"group": one.id}) for one in tenfold])
+    assert grouped.loss_high - grouped.loss_low > 2 * (alone.loss_high - alone.loss_low)
+
+
 @pytest.mark.parametrize("count", [1, 2, 7])
 def test_few_questions_are_learnt_from_but_not_tested_on(count):
     learnt = learn([outcome(n, confidence=n / 10) for n in range(count)])
@@ -197,6 +204,27 @@ def test_each_question_is_answered_in_both_ways_with_what_each_cost(tmp_path):
     learnt = learn(outcomes)
     assert learnt.rule.confidence_threshold == pytest.approx(0.675)
     assert learnt.went_on == 0.5
+
+
+def test_an_answer_counts_as_it_does_in_a_comparison(tmp_path):
+    path = questions(tmp_path / "q", 1)
+    data = open_data(str(path))
+
+    def outside(messages):
+        if len(messages) > 1:
+            return "<text>it</text></think><answer>red</answer>"
+        return f"<think>{area(BOX)}<text>it</text></think> The answer is red"
+
+    (one,) = ask_questions(agent(ScriptedPolicy(outside)), data, data.questions())
+    assert (one.internal_right, one.tools_right) == (False, True)
+
+
+def test_the_hash_of_the_questions_is_that_of_a_comparison_on_them(tmp_path):
+    from comparing import compared, patches
+
+    data = open_data(str(patches(tmp_path / "d", 3)))
+    about = compared(tmp_path / "d/patches.jsonl", tmp_path / "o", modes=("direct",)).results.about
+    assert data_digest(data, data.questions()) == about.data_sha256
 
 
 def test_a_run_that_was_broken_off_asks_nothing_twice(tmp_path):

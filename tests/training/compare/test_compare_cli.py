@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from comparing import patches
@@ -60,6 +61,20 @@ def test_wrong_use_is_one_sentence(
     assert said in error
     assert error.strip().splitlines()[-1].startswith("sifthinker: ")
     assert "Traceback" not in error
+
+
+def test_settings_of_the_runs_and_options_of_the_policies_are_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sifthinker.training.compare import cli
+
+    made: list[Any] = []
+    monkeypatch.setattr(cli, "_run", lambda comparison, *, as_json: made.append(comparison))
+    words = ["--set", "deadline_s=1200", "--set", "call_timeout=90", "--set", "dtype=bfloat16", "--max-steps", "3"]
+    assert run(["compare", "--data", "d", "--out", str(tmp_path), "-p", "openai:m@http://localhost:1", *words]) == 0
+    settings, options = made[0].asking.settings, made[0].asking.options
+    assert (settings["deadline_s"], settings["call_timeout_s"], settings["max_steps"]) == (1200, 90, 3)
+    assert (options["dtype"], options["call_timeout"], "deadline_s" in options) == ("bfloat16", 90, False)
 
 
 def test_data_and_folder_are_asked_for(capsys: pytest.CaptureFixture[str]) -> None:

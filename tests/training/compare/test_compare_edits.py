@@ -9,14 +9,16 @@ import pytest
 from comparing import BOX, compared, looking, patches, picture
 from PIL import Image
 
+from sifthinker.nodes.depth import DepthMap
 from sifthinker.nodes.images import load_image
 from sifthinker.policy.boxes import Box, iou
-from sifthinker.policy.messages import Message
+from sifthinker.policy.messages import ImagePart, Message
+from sifthinker.training.compare.answering import Answerer
 from sifthinker.training.compare.data import Question
-from sifthinker.training.compare.edits import CannotChange, changed, masked, png
+from sifthinker.training.compare.edits import CannotChange, changed, masked, masked_depth, png
 from sifthinker.training.compare.readers import WorldQuestions
 from sifthinker.training.compare.recolour import recoloured
-from sifthinker.training.compare.records import Edit, EditKind, Job, Key, Place
+from sifthinker.training.compare.records import Answered, Asking, Edit, EditKind, Job, Key, Place
 from sifthinker.training.world.dataset import make_world
 from sifthinker.training.world.render import render
 from sifthinker.training.world.scene import COLORS, make_scene
@@ -81,6 +83,38 @@ def test_masking_a_patch_takes_its_colour_away() -> None:
     blue = masked(picture("blue"), [BOX], "mean").getpixel((16, 20))
     red = masked(picture("red"), [BOX], "mean").getpixel((16, 20))
     assert np.abs(np.array(blue, int) - np.array(red, int)).max() < 40
+
+
+@pytest.mark.parametrize("kind", ["mean", "blur"])
+def test_the_depth_of_the_region_is_changed_alike(kind: EditKind) -> None:
+    depth = DepthMap(np.random.default_rng(0).random((60, 80), dtype=np.float32), source="exact")
+    edited = masked_depth(depth, [BOX], kind)
+    inside = np.zeros((60, 80), bool)
+    inside[12:36, 8:32] = True
+    assert np.array_equal(edited.array[~inside], depth.array[~inside])
+    assert edited.array[inside].std() < 0.3 * depth.array[inside].std()
+    assert edited.source == "exact"
+
+
+def test_an_object_that_is_masked_is_not_seen_in_its_exact_depth_either(tmp_path: Path) -> None:
+    array = np.full((60, 80), 0.9, np.float32)
+    array[12:36, 8:32] = 0.1  # the object
+    DepthMap(array).to_png16(tmp_path / "depth.png")
+    policy = looking()
+    question = Question("q", "?", "red", options=("red", "blue"), boxes=(BOX,))
+    answerer = Answerer(Asking(depth="exact"), {"p": policy})
+    shown = {}
+    for place in ("cited", "elsewhere"):
+        policy.heard.clear()
+        wanted = job(png(picture("red")), question, "mean", place, [BOX])
+        row = answerer.answer(replace(wanted, depth=tmp_path / "depth.png"))
+        assert isinstance(row, Answered)
+        assert not row.error + row.skipped
+        pictures = [part.image for part in policy.heard[0][0].parts if isinstance(part, ImagePart)]
+        shown[place] = np.asarray(pictures[1])[24, 20]
+    object_, masked_ = (DepthMap(np.full((1, 1), level, np.float32)).picture() for level in (0.1, array.mean()))
+    assert np.array_equal(shown["elsewhere"], np.asarray(object_)[0, 0])
+    assert np.abs(shown["cited"].astype(int) - np.asarray(masked_)[0, 0]).max() < 4
 
 
 def test_a_policy_that_looks_is_faithful_and_one_that_does_not_is_not(tmp_path: Path) -> None:

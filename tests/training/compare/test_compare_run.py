@@ -1,24 +1,28 @@
 """Whole comparisons: what is asked, what is written down, and that no rule of honest counting is broken."""
 
 import json
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from comparing import COLOURS, asked_text, compared, looking, options_in, patches
+from comparing import BOX, COLOURS, asked_text, compared, looking, options_in, patches
 from scripted import ScriptedPolicy, area
 
 from sifthinker.policy import prompts
 from sifthinker.policy.base import Completion
 from sifthinker.policy.errors import PolicyError, PolicyTimeout, PolicyUnavailable, UsageError
 from sifthinker.policy.messages import Message, count_images
-from sifthinker.training.compare.data import Judged
+from sifthinker.training.compare.data import Judged, Question
+from sifthinker.training.compare.findings import findings
 from sifthinker.training.compare.plan import Plan
 from sifthinker.training.compare.readers import JsonlQuestions
 from sifthinker.training.compare.records import Asking
+from sifthinker.training.compare.report import render_page
 from sifthinker.training.compare.results import Results
 from sifthinker.training.compare.run import Comparison, check_modes, compare
 
@@ -257,7 +261,7 @@ def test_a_server_that_is_gone_ends_the_run_and_keeps_what_there_is(tmp_path: Pa
     gone = {"now": False}
 
     def goes(messages: Sequence[Message]) -> str:
-        if gone["now"] and "patch 0" not in asked_text(messages):
+        if gone["now"]:
             raise PolicyUnavailable("The server is gone.")
         return "<answer>red</answer>"
 
@@ -282,6 +286,147 @@ def test_one_question_that_times_out_twice_is_wrong(tmp_path: Path) -> None:
     )
     assert finished.results.modes["direct"].errors == 1
     assert finished.results.modes["direct"].n == 5
+
+
+def always_late(wanted: Callable[[int], bool]) -> ScriptedPolicy:
+    """Times out on the questions of these numbers, whenever they are asked."""
+
+    def line(messages: Sequence[Message]) -> str:
+        number = int(asked_text(messages).split("patch ")[1].split("?")[0])
+        if wanted(number):
+            raise PolicyTimeout("It took too long.")
+        return "<answer>red</answer>"
+
+    return ScriptedPolicy(line)
+
+
+@pytest.mark.parametrize("late", [{29}, set(range(5, 30))])
+def test_questions_that_always_fail_do_not_keep_a_comparison_from_its_end(tmp_path: Path, late: set[int]) -> None:
+    policy = always_late(lambda number: number in late)
+    finished = compared(patches(tmp_path / "d", 30), tmp_path / "o", policy, modes=("direct",), concurrency=1)
+    score = finished.results.modes["direct"]
+    assert (score.n, score.errors, score.out_of_time) == (30, len(late), len(late))
+    assert finished.new == 30 - len(late)
+
+
+def test_what_is_left_of_an_earlier_run_and_always_fails_is_wrong_in_the_end(tmp_path: Path) -> None:
+    data, policy = patches(tmp_path / "d", 20), always_late(lambda number: number > 1)
+    compared(data, tmp_path / "o", policy, modes=("direct",), limit=2)
+    finished = compared(data, tmp_path / "o", policy, modes=("direct",))
+    assert (finished.new, finished.results.modes["direct"].errors) == (0, 18)
+
+
+def test_a_policy_that_goes_while_failures_are_tried_again_makes_none_of_them_wrong(tmp_path: Path) -> None:
+    asked: Counter[str] = Counter()
+
+    def goes(messages: Sequence[Message]) -> str:
+        asked[asked_text(messages)] += 1
+        if "patch 1?" in asked_text(messages) or asked.total() > 6:
+            raise PolicyUnavailable("The server is gone.")
+        return "<answer>red</answer>"
+
+    data = patches(tmp_path / "d", 6)
+    with pytest.raises(PolicyUnavailable, match="5 answers are kept"):
+        compared(data, tmp_path / "o", ScriptedPolicy(goes), modes=("direct",), concurrency=1)
+
+
+# What a failed question counts as.
+
+
+def test_a_failed_question_is_grounded_nowhere_and_its_costs_are_not_known(tmp_path: Path) -> None:
+    def refuses(messages: Sequence[Message]) -> str:
+        raise PolicyError("The content filter refused the request.")
+
+    seeing = looking()
+
+    def line(messages: Sequence[Message]) -> Any:
+        return (refuses if "patch 1" in asked_text(messages) else seeing.lines[0])(messages)  # type: ignore[operator]
+
+    whole = compared(patches(tmp_path / "d", 4), tmp_path / "a").results.modes
+    modes = compared(patches(tmp_path / "d", 4), tmp_path / "b", ScriptedPolicy(line)).results.modes
+    for mode in ("direct", "internal", "tools"):
+        assert (modes[mode].n, modes[mode].errors) == (4, 1)
+        assert modes[mode].images == whole[mode].images
+        assert modes[mode].calls == whole[mode].calls
+        assert modes[mode].tokens_in == pytest.approx(whole[mode].tokens_in, rel=0.01)
+    assert modes["tools"].hiou == pytest.approx(0.75 * (whole["tools"].hiou or 0), abs=0.01)
+    assert modes["direct"].hiou is None
+
+
+def test_where_every_question_fails_no_cost_is_known(tmp_path: Path) -> None:
+    policy = ScriptedPolicy(PolicyError("Refused."))
+    finished = compared(patches(tmp_path / "d", 2), tmp_path / "o", policy)
+    tools = finished.results.modes["tools"]
+    assert (tools.n, tools.errors, tools.tokens_in, tools.seconds, tools.hiou) == (2, 2, None, None, 0.0)
+    assert "Tools answers 0.0 % of 2 rightly" in " ".join(findings(finished.results.all_policies()[0]))
+    assert render_page(finished)
+
+
+def test_runs_that_a_time_budget_cut_short_are_counted(tmp_path: Path) -> None:
+    def slow(messages: Sequence[Message]) -> str:
+        if "patch 1" in asked_text(messages) and len(messages) == 1:
+            time.sleep(0.06)
+            raise PolicyTimeout("It did not answer within 0.05 s.")
+        return "<answer>red</answer>"
+
+    comparison = Comparison(
+        data=str(patches(tmp_path / "d", 3)),
+        out=tmp_path / "o",
+        plan=Plan(policies=("scripted",), modes=("direct", "internal")),
+        asking=Asking(depth="none", settings={"call_timeout_s": 0.05}, concurrency=1),
+        policies={"scripted": ScriptedPolicy(slow)},
+        engine="threads",
+    )
+    finished = compare(comparison)
+    assert {mode: score.out_of_time for mode, score in finished.results.modes.items()} == {"direct": 1, "internal": 1}
+    assert [row.question for row in finished.rows if row.out_of_time] == ["q1", "q1"]
+    assert " 1 of these runs were cut short" in " ".join(findings(finished.results.all_policies()[0]))
+
+
+def test_an_adaptive_answer_counts_though_its_two_parts_say_different_things(tmp_path: Path) -> None:
+    lines = ("<think><answer>blue</answer>", f"<think>{area(BOX)}", "<text>There.</text></think><answer>red</answer>")
+    finished = compared(patches(tmp_path / "d", 1), tmp_path / "o", ScriptedPolicy(*lines), modes=("adaptive",))
+    assert [(row.went_on, row.answer, row.right) for row in finished.rows] == [(True, "red", True)]
+
+
+# Questions about places.
+
+
+class Places(JsonlQuestions):
+    """The patches again: where are they?"""
+
+    def questions(self) -> Sequence[Question]:
+        return [replace(one, kind="place", answer="", options=()) for one in super().questions()]
+
+
+@pytest.mark.parametrize("dialect", ["sif", "native"])
+@pytest.mark.parametrize(
+    ("space", "words", "said"),
+    [
+        ("permille", "from 0 to 1000 of the width and height", "[100, 200, 400, 600]"),
+        ("pixel", "in pixels of the picture, which is 80 wide and 60 high", "[8, 12, 32, 36]"),
+        ("unit", "from 0 to 1 of the width and height", "[0.1, 0.2, 0.4, 0.6]"),
+    ],
+)
+def test_every_mode_is_told_how_a_place_is_written(
+    tmp_path: Path, dialect: str, space: str, words: str, said: str
+) -> None:
+    policy = ScriptedPolicy(f"<answer>{said}</answer>", dialect=dialect, box_space=space)
+    comparison = Comparison(
+        data=Places(patches(tmp_path / "d", 1)),
+        out=tmp_path / "o",
+        plan=Plan(policies=("scripted",), modes=("direct", "internal", "tools")),
+        asking=Asking(depth="none", concurrency=1),
+        policies={"scripted": policy},
+        engine="threads",
+    )
+    finished = compare(comparison)
+    assert len(policy.heard) >= 3
+    assert all(f"written [x1,y1,x2,y2]: its left, top, right and bottom edge, {words}." in asked_text(heard)
+               for heard in policy.heard)  # fmt: skip
+    assert all("A box is written" in told for told in finished.results.about.prompts["scripted"].values())
+    assert finished.results.modes["direct"].accuracy
+    assert finished.results.modes["direct"].accuracy.value == 1.0
 
 
 def test_a_timeout_while_reasoning_still_counts(tmp_path: Path) -> None:
