@@ -17,7 +17,7 @@ import pytest
 import yaml
 from trust.checks import network_lost, told_of_the_disk
 from trust.faults import Fault, small_disk
-from trust.harness import Outcome, Round, run
+from trust.harness import Outcome, Round, one_sentence, run
 from trust.server import FAULTS
 
 STEPS = 2
@@ -70,7 +70,13 @@ def out(round: Round) -> Path:
 
 
 def lived_through(round: Round, outcome: Outcome) -> None:
-    """It ended with a policy; what no judge scored has the mean of its group, or no reward where there is none."""
+    """It ended with a policy; what no judge scored has the mean of its group, or no reward where there is none.
+
+    A judge that scored nothing at all ended it in a sentence; then the same command with one that does.
+    """
+    if outcome.code == 1 and "has not given a single score" in one_sentence(outcome):
+        round.server.reset()
+        outcome = train(round)
     finished(round, outcome)
     rows = lines(out(round) / "rollouts" / "rollouts.jsonl")
     assert len(rows) == 4 * STEPS

@@ -11,15 +11,16 @@ Three kinds of evidence, none of which decides for the reader; the space stays t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
 from pydantic import BaseModel, Field
 
 from sifthinker.policy.boxes import BoxSpace, Size, hull, iou, to_unit
-from sifthinker.training.data.intake import Refusal, opened
-from sifthinker.training.data.samples import SourceSample
+from sifthinker.training.data.intake import Refusal, Unreadable, opened
+from sifthinker.training.data.samples import BadRow, SourceSample
 from sifthinker.training.data.sources import Source
 
 SPACES = (BoxSpace.UNIT, BoxSpace.PERMILLE, BoxSpace.PIXEL, BoxSpace.PADDED_SQUARE)
@@ -31,6 +32,10 @@ MIN_NOT_SQUARE = 30
 """Images that the third kind of evidence needs, …"""
 PADDING = 0.06
 """… each with at least this share of padding on either side."""
+MOST_UNREAD = 0.05
+"""Share of the rows that may be no sample; more, and the file is not in the schema that is declared."""
+_OWN_FAULT = ("no_boxes", "illegal_content")
+"""What a file may say of many of its rows: no fault of the reading, as long as others are samples."""
 _SLACK = 0.01
 _VISIBLE = 0.004
 
@@ -43,6 +48,8 @@ class Audit(BaseModel):
     declared: list[BoxSpace] = Field(description="Of the samples looked at, as the reader declares them.")
     samples: int = 0
     without_image: int = 0
+    unread: dict[str, int] = Field(default_factory=dict, description="Rows that are no sample, by reason.")
+    examples: dict[str, str] = Field(default_factory=dict, description="Of each reason the first row and its message.")
     not_square: int = Field(default=0, description="Images with enough padding to tell the spaces apart.")
     plausible: dict[BoxSpace, float] = Field(default_factory=dict, description="Share of boxes inside, by space.")
     agreement: dict[BoxSpace, float] = Field(
@@ -105,23 +112,36 @@ class _Tally:
             )
 
 
-def audit(source: Source, *, limit: int = 500) -> Audit:
-    """Look at the boxes of the first samples of a source, in every space, with their images.
+def audit(source: Source, *, limit: int = 500, tick: Callable[[], None] | None = None) -> Audit:
+    """Look at the boxes of the first rows of a source, in every space, with their images.
+
+    Args:
+        source: whose rows.
+        limit: how many of them.
+        tick: called after each.
 
     Raises:
         UsageError: the source's file cannot be read.
     """
     tallies: dict[BoxSpace, _Tally] = {}
+    unread: Counter[str] = Counter()
     found = Audit(kind=source.config.kind, file=source.annotations.name, declared=[])
-    for sample in islice((one for one in source if isinstance(one, SourceSample)), limit):
+    for sample in islice(source, limit):
+        if tick is not None:
+            tick()
+        if isinstance(sample, BadRow):
+            unread[sample.reason] += 1
+            found.examples.setdefault(sample.reason, f"row {sample.row_id}: {sample.message}")
+            continue
         try:
             size = opened(source, sample.image)[1].size
-        except Refusal:
+        except (Refusal, Unreadable):
             found.without_image += 1
             continue
         found.samples += 1
         tallies.setdefault(sample.space, _Tally()).add(sample, size)
     found.declared = list(tallies)
+    found.unread = dict(unread.most_common())
     tally = sum(tallies.values(), _Tally())
     found.not_square = tally.tall_or_wide
     found.plausible, found.agreement = tally.plausible, tally.agreement
@@ -132,6 +152,15 @@ def audit(source: Source, *, limit: int = 500) -> Audit:
 
 
 def _judged(found: Audit, tallies: dict[BoxSpace, _Tally]) -> Iterator[str]:
+    unread = sum(found.unread.values())
+    rows = found.samples + found.without_image + unread
+    if rows and unread == rows:
+        yield f"None of {rows} rows is a sample: is the file of the kind {found.kind}?"
+        return
+    faults = {reason: count for reason, count in found.unread.items() if reason not in _OWN_FAULT}
+    if sum(faults.values()) > MOST_UNREAD * rows:
+        told = ", ".join(f"{reason} {count}" for reason, count in faults.items())
+        yield f"{sum(faults.values())} of {rows} rows cannot be read ({told}): is the file of the kind {found.kind}?"
     if not found.samples:
         yield f"None of {found.without_image} images could be opened: nothing can be said about the boxes."
         return

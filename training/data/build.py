@@ -14,7 +14,7 @@ The same command goes on where a run ended, however it ended; see `shards.py`.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from sifthinker.training.data.files import Gate
 from sifthinker.training.data.make import Maker, RecordMaker
 from sifthinker.training.data.records import FORMAT
 from sifthinker.training.data.runner import Progress, Runner
-from sifthinker.training.data.samples import SourceSample, inside
+from sifthinker.training.data.samples import SourceSample, fault_of, inside
 from sifthinker.training.data.shards import ShardStore
 from sifthinker.training.data.sources import Source, open_source
 from sifthinker.training.data.teacher import Teacher, TeacherCounts, load_teacher
@@ -36,6 +36,8 @@ from sifthinker.training.folders import locked, unwritable
 
 PROBED = 50
 """Samples of a source whose images are looked for before anything else is done."""
+REFUSED_AT_FIRST = 50
+"""So many replies of a teacher at the beginning, none of which was accepted, end a build."""
 
 
 def build(
@@ -45,6 +47,7 @@ def build(
     teacher: Teacher | None = None,
     depth: DepthEstimator | None = None,
     give_up: bool = False,
+    retry: Collection[str] = (),
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Progress:
     """Build a data set in a folder, or go on with one.
@@ -54,15 +57,18 @@ def build(
         out: the folder; new, empty, or one that the same configuration has begun.
         teacher: writes the texts; by default the configured one.
         depth: tells depths; by default the configured one.
-        give_up: reject what the teacher fails on twice, instead of leaving it open.
+        give_up: reject what fails twice, and images that are missing, instead of leaving them open.
+        retry: reasons of rejects whose samples are to be done again.
         on_progress: told after each sample.
 
     Returns:
         what this run did; the folder is complete.
 
     Raises:
-        UsageError: a source or a name is wrong, the folder belongs to another build, or another process works in it.
-        DataError: the folder cannot be written (a full disk, say).
+        UsageError: a source or a name is wrong, the folder belongs to another build, another process works in it, or
+            nothing was rejected for a reason that is to be tried again.
+        DataError: the folder cannot be written (a full disk, say), or images cannot be read (a disk that is not
+            mounted, say); what is finished is kept.
         DepthError: the depth source cannot be had.
         PolicyError: the teacher does not answer; what is finished is kept.
     """
@@ -82,7 +88,18 @@ def build(
         }
         maker = RecordMaker(config, out, writer, shelf, gate)
         counts = writer.counts
-        return fill(out, sources, maker, told, config, counts=counts, give_up=give_up, on_progress=on_progress)
+        return fill(
+            out,
+            sources,
+            maker,
+            told,
+            config,
+            counts=counts,
+            give_up=give_up,
+            retry=retry,
+            most_refused=REFUSED_AT_FIRST,
+            on_progress=on_progress,
+        )
     finally:
         writer.close()
 
@@ -96,6 +113,8 @@ def fill(
     *,
     counts: TeacherCounts,
     give_up: bool = False,
+    retry: Collection[str] = (),
+    most_refused: int = 0,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Progress:
     """Fill a folder with what a maker makes of the samples of some sources.
@@ -104,25 +123,31 @@ def fill(
         out: the folder, see `build`.
         told: what decides its content; a folder that was begun with something else is refused.
         config: for the sizes of shards and windows.
-        give_up: see `Runner`.
+        give_up, most_refused: see `Runner`.
+        retry: see `build`.
     """
     progress = Progress()
     try:
         with locked(out):
-            begin(out, {"format": FORMAT, **told})
+            made_of = {"format": FORMAT, **told}
+            begin(out, made_of)
+            store = ShardStore(out, config.shard_size)
+            if retry:
+                reopen(out, store, retry, made_of)
             runner = Runner(
                 sources,
                 maker,
-                ShardStore(out, config.shard_size),
+                store,
                 concurrency=config.concurrency,
                 failures_in_a_row=config.failures_in_a_row,
                 counts=counts,
                 on_progress=on_progress,
                 progress=progress,
                 give_up=give_up,
+                most_refused=most_refused,
             )
             runner.run()
-            _write_json(out / "build.json", {"complete": True, "made_of": {"format": FORMAT, **told}})
+            _write_json(out / "build.json", {"complete": True, "made_of": made_of})
     except OSError as error:
         raise unwritable(error, out, progress.kept) from error
     return progress
@@ -147,10 +172,42 @@ def begin(out: Path, made_of: dict[str, Any]) -> None:
     _write_json(path, {"complete": False, "made_of": made_of})
 
 
+def reopen(out: Path, store: ShardStore, reasons: Collection[str], made_of: dict[str, Any]) -> None:
+    """Make the rejects of some reasons samples that are still to be done; the folder is not complete until they are.
+
+    Raises:
+        UsageError: the folder is complete, and nothing in it was rejected for one of these.
+    """
+    found = store.reasons()
+    if is_complete(out) and not all(found[reason] for reason in reasons):
+        known = ", ".join(f"{reason} {count}" for reason, count in found.most_common()) or "none"
+        raise UsageError(f"Expected reasons of rejects in {out} ({known}), got {', '.join(reasons)}.")
+    if any(found[reason] for reason in reasons):
+        _write_json(out / "build.json", {"complete": False, "made_of": made_of})
+        store.reopen(reasons)
+
+
 def is_complete(folder: Path) -> bool:
     """Whether the build of a folder came to its end."""
     path = folder / "build.json"
     return path.exists() and bool(read_json(path).get("complete"))
+
+
+def expect_complete(folder: Path) -> None:
+    """See that the build of a folder, if it is one, came to its end.
+
+    Raises:
+        DataError: it did not; the message names the command that goes on.
+    """
+    path = folder / "build.json"
+    if not path.exists() or is_complete(folder):
+        return
+    made_of = read_json(path).get("made_of", {})
+    command = "data import" if "import" in made_of else "distil" if "distilled" in made_of else "data build"
+    raise DataError(
+        f"{folder} is not complete: `sifthinker {command}` ended too early. Run the same command again, which goes on "
+        "where it ended; `training_set(…, allow_partial=True)` takes what there is."
+    )
 
 
 def probe(source: Source) -> None:
@@ -158,6 +215,7 @@ def probe(source: Source) -> None:
 
     Raises:
         UsageError: none of the first images is there, or all that are lie behind links that are not to be followed.
+        DataError: the system cannot look there.
     """
     named = [sample.image for sample in islice(source, PROBED) if isinstance(sample, SourceSample)]
     missing, refused = [], None
@@ -166,7 +224,9 @@ def probe(source: Source) -> None:
             if not inside(source.images, name, links=True).exists():
                 missing.append(name)
                 continue
-        except DataError:  # the name leads upwards
+        except DataError as error:  # the name leads upwards
+            if fault_of(error):
+                raise
             missing.append(name)
             continue
         try:
@@ -175,7 +235,9 @@ def probe(source: Source) -> None:
         except DataError as error:
             refused = error
     if refused is not None:
-        raise UsageError(f"{refused} Or say links: true for the source, in a YAML file of the build.") from refused
+        raise UsageError(
+            f"{refused} Or have links followed: --links of `sifthinker data`, links: true for a source in a YAML file."
+        ) from refused
     if missing:
         raise UsageError(
             f"None of the first {len(missing)} images of {source.annotations.name} is in {source.images}, for instance "

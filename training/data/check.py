@@ -15,11 +15,13 @@ from pydantic import BaseModel, Field
 from sifthinker.nodes.images import ImageSource, image_hash, load_image
 from sifthinker.policy.boxes import hiou
 from sifthinker.policy.errors import DataError, ImageError, SifthinkerError, TraceError
+from sifthinker.policy.image_files import sniff
 from sifthinker.policy.trace import AreaBox, render_boxes
 from sifthinker.training.data.load import open_depth, open_image
 from sifthinker.training.data.records import Record
-from sifthinker.training.data.samples import inside
+from sifthinker.training.data.samples import fault_of, inside
 from sifthinker.training.data.tables import read_records
+from sifthinker.training.data.verify import text_problem
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 ELSEWHERE_HIOU = 0.1
@@ -57,13 +59,6 @@ class Leaks(BaseModel):
     compared: int = Field(default=0, description="Pictures of the others that were compared.")
     unread: list[str] = Field(default_factory=list, description="Those that could not be opened, and so were not.")
 
-    def __add__(self, more: Leaks) -> Leaks:
-        return Leaks(
-            leaks=[*self.leaks, *more.leaks],
-            compared=self.compared + more.compared,
-            unread=[*self.unread, *more.unread],
-        )
-
 
 def check_records(folder: Path, *, deep: bool = False, tick: Tick | None = None) -> Findings:
     """Every record against what a record promises.
@@ -97,6 +92,8 @@ def _problems(folder: Path, record: Record, *, deep: bool) -> Iterator[str]:
     except TraceError as error:
         yield f"trace:{error.reason}"
         return
+    problems = (text_problem(step.text, number) for number, step in enumerate(trace.steps, 1))
+    yield from dict.fromkeys(problem[0] for problem in problems if problem)
     last = [AreaBox(bbox_2d=box.bbox_2d) for box in trace.steps[-1].boxes]
     if record.provenance.expansion:  # the areas were made of the boxes
         if render_boxes(last) != render_boxes([AreaBox(bbox_2d=box) for box in record.boxes]):
@@ -115,8 +112,8 @@ def _problems(folder: Path, record: Record, *, deep: bool) -> Iterator[str]:
         try:
             if not inside(folder, name).is_file():
                 yield "missing_file"
-        except DataError:
-            yield "file_outside"
+        except DataError as error:
+            yield "unreadable_file" if fault_of(error) else "file_outside"
     if deep:
         yield from _looked_at(folder, record)
 
@@ -158,12 +155,12 @@ def find_leaks(
         others: (what it is, the picture's name there, the picture) of each picture to compare with, as a benchmark's
             reader or `images_of` gives them.
         alike_bits: see `ALIKE_BITS`; -1 looks for the same pixels only, which opens no image of the records.
-        tick: called after each picture of the others.
+        tick: called after each picture, of the records and of the others.
 
     Raises:
         DataError, ImageError: the records or their images cannot be read. Of the others such a picture is skipped.
     """
-    ids, hashes, bits = _pictures(folder, with_bits=alike_bits >= 0)
+    ids, hashes, bits = _pictures(folder, with_bits=alike_bits >= 0, tick=tick)
     row_of = {sha256: row for row, sha256 in enumerate(hashes)}
     found = Leaks()
     for other, name, picture in others:
@@ -189,13 +186,30 @@ def find_leaks(
 
 
 def images_of(folder: Path) -> Iterator[tuple[str, str, Path]]:
-    """The image files below a folder, as `find_leaks` takes them; the depth of a data set is left out."""
+    """The image files below a folder, as `find_leaks` takes them; the depth of a data set is left out.
+
+    A file of another ending is one if its content is an image's, also of a kind that cannot be opened: `find_leaks`
+    then tells that it was not compared.
+    """
     if not folder.is_dir():
         raise DataError(f"No folder {folder} with images to compare with.")
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
-        if path.suffix.lower() in IMAGE_SUFFIXES and name.parts[0] != "depth" and path.is_file():
+        if name.parts[0] != "depth" and path.is_file() and (path.suffix.lower() in IMAGE_SUFFIXES or _is_image(path)):
             yield folder.name, name.as_posix(), path
+
+
+def _is_image(path: Path) -> bool:
+    """Whether a file begins as an image, of whatever kind; one that cannot be read may be one."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(64)
+        sniff(start)
+    except ImageError as error:
+        return error.reason in ("format", "truncated") and not start.startswith(b"%PDF")
+    except OSError:
+        return True
+    return True
 
 
 def difference_hash(image: Image.Image) -> NDArray[np.bool_]:
@@ -205,7 +219,7 @@ def difference_hash(image: Image.Image) -> NDArray[np.bool_]:
     return (cells[:, 1:] > cells[:, :-1]).ravel()
 
 
-def _pictures(folder: Path, *, with_bits: bool) -> tuple[list[str], list[str], NDArray[np.bool_]]:
+def _pictures(folder: Path, *, with_bits: bool, tick: Tick | None) -> tuple[list[str], list[str], NDArray[np.bool_]]:
     """Of each picture of the records once: id of its first record, its hash, its difference hash (N, 256)."""
     ids: list[str] = []
     hashes: dict[str, None] = {}
@@ -216,4 +230,6 @@ def _pictures(folder: Path, *, with_bits: bool) -> tuple[list[str], list[str], N
             ids.append(record.id)
             if with_bits:
                 bits.append(difference_hash(open_image(folder, record.rgb)))
+            if tick is not None:
+                tick()
     return ids, list(hashes), np.array(bits, dtype=bool).reshape(-1, _EDGE * _EDGE)

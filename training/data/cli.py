@@ -29,6 +29,18 @@ app = typer.Typer(
 
 FolderArgument = Annotated[Path, typer.Argument(help="A folder made by `sifthinker data build`.", metavar="FOLDER")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")]
+LinksOption = Annotated[bool, typer.Option("--links", help="Follow symbolic links out of the folder of images.")]
+GiveUpOption = Annotated[
+    bool,
+    typer.Option("--give-up", help="Reject what fails twice, and images that are missing, instead of leaving it open."),
+]
+RetryOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Do the samples again that were rejected for this reason (`data stats` lists them). Once for each.",
+        metavar="REASON",
+    ),
+]
 _KINDS = "world, jsonl/SPACE, viscot, viscot-metadata, tallyqa, refcoco, sif50k"
 
 
@@ -54,10 +66,9 @@ def build(
     limit: Annotated[int | None, typer.Option(help="Most samples of each source.")] = None,
     per_dataset: Annotated[int | None, typer.Option(help="Most samples of each data set in a source.")] = None,
     concurrency: Annotated[int | None, typer.Option(help="Samples under way at once.")] = None,
-    give_up: Annotated[
-        bool,
-        typer.Option("--give-up", help="Reject what the teacher fails on twice, instead of leaving it open."),
-    ] = False,
+    links: LinksOption = False,
+    give_up: GiveUpOption = False,
+    retry: RetryOption = None,
 ) -> None:
     """Make records: boxes expanded to the way of a trace, texts by a teacher, each trace verified.
 
@@ -73,10 +84,10 @@ def build(
         whole={"depth": depth, "seed": seed, "concurrency": concurrency},
         teacher={"name": teacher},
         expansion={"published": published},
-        each_source={"limit": limit, "per_dataset": per_dataset},
+        each_source={"limit": limit, "per_dataset": per_dataset, "links": links or None},
     )
     with _progress("Samples") as (console, tick):
-        done = run(told, out, give_up=give_up, on_progress=tick)
+        done = run(told, out, give_up=give_up, retry=retry or (), on_progress=tick)
     console.print(_sentence(done, told, out))
     _expect_records(out)
 
@@ -98,7 +109,8 @@ def check(
         list[str] | None, typer.Option("--source", "-s", help="A source whose box space is audited: KIND:PATH@IMAGES.")
     ] = None,
     deep: Annotated[bool, typer.Option(help="Open every image and compare its hash.")] = False,
-    limit: Annotated[int, typer.Option(help="Samples of a source that an audit looks at.", min=1)] = 500,
+    limit: Annotated[int, typer.Option(help="Rows of a source that an audit looks at.", min=1)] = 500,
+    links: LinksOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Check records, look for pictures of a benchmark among theirs, audit the box space of a source.
@@ -106,6 +118,7 @@ def check(
     Ends with 1 if anything is wrong.
     """
     import json
+    from itertools import chain
 
     from rich.console import Console
 
@@ -118,14 +131,22 @@ def check(
         raise UsageError("Name a folder of records, or a source with --source KIND:PATH@IMAGES.")
     if against and folder is None:
         raise UsageError("Name the folder of records that --against is compared with.")
-    findings = check_records(folder, deep=deep) if folder is not None else None
+    sources = [parse_source(spec).model_copy(update={"links": links}) for spec in source or []]
+    others = [_pictures(other) for other in against or []]
+    findings: Findings | None = None
     found = Leaks()
+    audits: list[Audit] = []
     if folder is not None:
-        for other in against or []:
-            found += find_leaks(folder, _pictures(other))
+        with _counting("Records") as tick:
+            findings = check_records(folder, deep=deep, tick=tick)
+    if folder is not None and others:
+        with _counting("Pictures") as tick:
+            found = find_leaks(folder, chain.from_iterable(others), tick=tick)
     if against and not found.compared:
         raise UsageError(f"Nothing was compared: {', '.join(against)} holds no picture that can be opened.")
-    audits = [audit(open_source(parse_source(spec)), limit=limit) for spec in source or []]
+    for one in sources:
+        with _counting(f"Rows of {one.path.name}") as tick:
+            audits.append(audit(open_source(one), limit=limit, tick=tick))
     told = {
         "records": findings.model_dump() if findings else None,
         **found.model_dump(),
@@ -176,6 +197,8 @@ def _print_check(console: Console, findings: Findings | None, found: Leaks | Non
         for space, share in one.plausible.items():
             agreement = f", IoU with the rows' own pixels {one.agreement[space]:.3f}" if one.agreement else ""
             console.print(f"  read as {space.value}: {share:.1%} in their image{agreement}")
+        for reason, count in one.unread.items():
+            console.print(escape(f"  {count} of the rows no sample ({reason}), for instance {one.examples[reason]}"))
         for problem in one.problems or ["the declared space is plausible"]:
             console.print(escape(f"  {problem}"))
 
@@ -232,6 +255,9 @@ def import_(
         bool, typer.Option("--as-published", help="Take padded-square boxes as shares of width and height, as it did.")
     ] = False,
     depth: Annotated[str, typer.Option(help="A depth source, for rows without a depth picture.")] = "none",
+    links: LinksOption = False,
+    give_up: GiveUpOption = False,
+    retry: RetryOption = None,
 ) -> None:
     """Make a folder of records of the published SIF-50K JSON, with its own traces."""
     from sifthinker.nodes.depth import load_depth
@@ -239,7 +265,15 @@ def import_(
 
     with _progress("Rows") as (console, tick):
         done = import_sif50k(
-            path, out, images=images, as_published=as_published, depth=load_depth(depth), on_progress=tick
+            path,
+            out,
+            images=images,
+            links=links,
+            as_published=as_published,
+            depth=load_depth(depth),
+            give_up=give_up,
+            retry=retry or (),
+            on_progress=tick,
         )
     console.print(_sentence(done, None, out))
     _expect_records(out)
@@ -255,7 +289,8 @@ def export(
 
     from sifthinker.training.data.sif50k import write_sif50k
 
-    count = write_sif50k(folder, out)
+    with _counting("Records") as tick:
+        count = write_sif50k(folder, out, on_record=tick)
     Console(stderr=True, highlight=False).print(f"{count} records are in {out}", markup=False)
 
 
@@ -275,6 +310,21 @@ def _expect_records(out: Path) -> None:
     raise DataError(
         f"No record came of it: all {found.rejects} samples were rejected ({reasons}), see {out / 'rejected'}."
     )
+
+
+@contextmanager
+def _counting(what: str) -> Iterator[Callable[[], None]]:
+    """A line that counts what is looked at, where there is a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+    from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True, highlight=False)
+    said = (TextColumn("{task.description}", markup=False), TextColumn("{task.completed:.0f}"))
+    columns = (SpinnerColumn(), *said, TimeElapsedColumn())
+    with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda: bar.advance(task)
 
 
 @contextmanager

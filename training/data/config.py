@@ -65,7 +65,9 @@ class BuildConfig(BaseModel):
     )
     shard_size: int = Field(default=1000, ge=1, description="Samples of the sources that one shard is made of.")
     concurrency: int = Field(default=8, ge=1, description="Samples under way at once.")
-    failures_in_a_row: int = Field(default=8, ge=1, description="So many failed calls stop the build.")
+    failures_in_a_row: int = Field(
+        default=8, ge=1, description="So many calls without an answer stop the build, twice `concurrency` at least."
+    )
 
     def fingerprint(self) -> dict[str, object]:
         """What decides the records, besides the sources' own fingerprints."""

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from sifthinker.nodes.images import LoadedImage, load_image
 from sifthinker.policy.boxes import Box, BoxSpace, Size, area, clip, hull, iou, is_valid, to_unit
-from sifthinker.policy.errors import DataError, ImageError
+from sifthinker.policy.errors import DataError, DepthError, ImageError
 from sifthinker.training.data.config import BuildConfig
-from sifthinker.training.data.samples import SourceSample, inside
+from sifthinker.training.data.samples import SourceSample, fault_of, inside
 from sifthinker.training.data.sources import Source
 
 MIN_INSIDE = 0.8
@@ -25,19 +25,28 @@ class Refusal(Exception):
         self.reason = reason
 
 
+class Unreadable(Exception):
+    """A file of a sample that the system cannot read now, which says nothing about the sample: see `fault_of`."""
+
+
+def refused(reason: str, error: DataError | ImageError | DepthError) -> Refusal | Unreadable:
+    """What becomes of a sample one of whose files cannot be used."""
+    return Unreadable(str(error)) if fault_of(error) else Refusal(reason, str(error))
+
+
 def opened(source: Source, name: str) -> tuple[Path, LoadedImage]:
     """The file of a sample's image, and the image.
 
     Raises:
-        Refusal: "outside", or "image:CODE" with a code of `ImageError`.
+        Refusal: "outside", or "image:CODE" with a code of `ImageError`. Unreadable: the system cannot read it now.
     """
     try:
         path = inside(source.images, name, links=source.config.links)
         return path, load_image(path)
     except DataError as error:
-        raise Refusal("outside", str(error)) from error
+        raise refused("outside", error) from error
     except ImageError as error:
-        raise Refusal(f"image:{error.reason}", str(error)) from error
+        raise refused(f"image:{error.reason}", error) from error
 
 
 def normalised(sample: SourceSample, size: Size, config: BuildConfig) -> list[Box]:

@@ -17,6 +17,7 @@ from PIL import Image
 from sifthinker.nodes.depth import DepthMap
 from sifthinker.nodes.images import load_image
 from sifthinker.policy.errors import DataError
+from sifthinker.training.data.build import expect_complete
 from sifthinker.training.data.samples import inside
 from sifthinker.training.data.tables import count_rows, shards
 
@@ -27,23 +28,29 @@ SFT_COLUMNS = ("messages", "images")
 GRPO_COLUMNS = ("prompt", "images", "id", "question", "answer", "options", "boxes")
 
 
-def training_set(folder: str | Path, *, columns: Sequence[str] | None = None, depth: bool = False) -> Dataset:
+def training_set(
+    folder: str | Path, *, columns: Sequence[str] | None = None, depth: bool = False, allow_partial: bool = False
+) -> Dataset:
     """The records of a folder, with their images as PIL images.
 
     Args:
         folder: made by `build`.
         columns: which; by default those that SFT and GRPO use. `provenance`, `trace` and others can be had as well.
         depth: with a column `depth`, the `DepthMap` that the depth reward measures in (None where there is none).
+        allow_partial: take what there is of a build that has not come to its end.
 
     Returns:
         a `datasets.Dataset` whose rows are read from disk when they are asked for.
 
     Raises:
-        DataError: no records, none accepted, a damaged shard. When a row is read: DataError, ImageError for its files.
+        DataError: no records, none accepted, a damaged shard, an unfinished build. When a row is read: DataError,
+            ImageError for its files.
     """
     from datasets import load_dataset
 
     root = Path(folder)
+    if not allow_partial:
+        expect_complete(root)
     wanted = list(columns or dict.fromkeys((*SFT_COLUMNS, *GRPO_COLUMNS)))
     # a shard of which everything was rejected is empty, which `datasets` cannot read
     files = [path for path in shards(root, "records") if count_rows([path])]

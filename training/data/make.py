@@ -19,7 +19,7 @@ from sifthinker.training.data.config import BuildConfig
 from sifthinker.training.data.depths import DepthShelf
 from sifthinker.training.data.expansion import Area, forward_areas, measured
 from sifthinker.training.data.files import Gate, bring
-from sifthinker.training.data.intake import Refusal, normalised, opened
+from sifthinker.training.data.intake import Refusal, normalised, opened, refused
 from sifthinker.training.data.records import Provenance, Record, Reject, conversation
 from sifthinker.training.data.samples import BadRow, SourceSample, inside
 from sifthinker.training.data.sources import Source
@@ -32,8 +32,8 @@ _MAX_TEXT = 8_000
 class Maker(Protocol):
     """Makes records or rejects of samples. Called from several threads.
 
-    It raises a PolicyError where the teacher failed (which says nothing about the sample), and an OSError where the
-    folder cannot be written.
+    It raises a PolicyError where the teacher failed and an `Unreadable` where the system did (neither says anything
+    about the sample), and an OSError where the folder cannot be written.
     """
 
     @property
@@ -151,7 +151,7 @@ def depth_of(
         exact: take the depth that the sample brings, where it brings one.
 
     Raises:
-        Refusal: "depth".
+        Refusal: "depth". Unreadable: the system cannot read it now.
     """
     if shelf is None:
         return None, ""
@@ -161,7 +161,7 @@ def depth_of(
             given = inside(source.images, sample.depth, links=source.config.links)
         return shelf.of(image, given), "exact" if given else shelf.estimator_name
     except (DepthError, ImageError, DataError) as error:
-        raise Refusal("depth", str(error)) from error
+        raise refused("depth", error) from error
 
 
 def provenance_of(position: int, source: Source, sample: SourceSample, teacher: str, effort: Effort) -> Provenance:

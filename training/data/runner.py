@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from pydantic import BaseModel
 
-from sifthinker.policy.errors import PolicyError, PolicyTimeout, PolicyUnavailable, UsageError
+from sifthinker.policy.errors import DataError, PolicyError, PolicyTimeout, PolicyUnavailable, UsageError
+from sifthinker.training.data.intake import Unreadable
 from sifthinker.training.data.make import Effort, Maker, reject_of
 from sifthinker.training.data.records import Record, Reject
 from sifthinker.training.data.samples import BadRow, SourceSample
@@ -22,8 +25,18 @@ logger = logging.getLogger(__name__)
 
 PASSES = 2
 """Samples whose teacher failed are tried once more after all others."""
+GONE_IN_A_ROW = 50
+"""So many images in a row that cannot be had end a run: a folder is not mounted, or not fetched to its end."""
+_MISSING = "image:missing"
+_NO_IMAGE = (_MISSING, "outside")
+"""Reasons of rejects that say nothing about whether any image is there."""
+_STATUS = re.compile(r"\(status (\d{3})\)")
+"""How a policy tells what its server answered where it refused a request."""
+_ANY_REQUEST = (401, 402, 403, 404)
+"""What a server answers whatever it is asked: the key has expired, the credit is used up, the model is not there."""
 
 _Job = tuple[int, Source, SourceSample | BadRow]
+E = TypeVar("E", bound=Exception)
 
 
 class Progress(BaseModel):
@@ -34,7 +47,7 @@ class Progress(BaseModel):
     accepted: int = 0
     rejected: int = 0
     open: int = 0
-    """Samples whose teacher failed."""
+    """Samples whose teacher failed, or whose image the system cannot read."""
     teacher: TeacherCounts = TeacherCounts()
 
     @property
@@ -52,10 +65,12 @@ class Runner:
         maker: called in threads.
         store: of a folder that this process has locked.
         concurrency: samples under way at once; twice as many wait with their images not yet loaded.
-        failures_in_a_row: so many failed teachers' calls end the run.
+        failures_in_a_row: so many calls that the teacher did not answer end the run, or twice `concurrency` where that
+            is more: as many may fail of one blip.
         counts: the teacher's, for the progress.
         on_progress: told after each sample.
-        give_up: reject what the teacher fails on twice, instead of leaving it open.
+        give_up: reject what fails twice, and images that are missing, instead of leaving them open.
+        most_refused: so many replies at the beginning of a folder of which none was accepted end the run; 0: none do.
     """
 
     sources: Sequence[Source]
@@ -67,15 +82,27 @@ class Runner:
     on_progress: Callable[[Progress], None] | None = None
     progress: Progress = field(default_factory=Progress)
     give_up: bool = False
+    most_refused: int = 0
     _failed_in_a_row: int = 0
+    _refused: set[int] = field(default_factory=set)
+    """Positions that the server refused in the first pass."""
+    _gone_in_a_row: int = 0
+    _missing: list[tuple[int, Reject]] = field(default_factory=list)
+    """Samples whose image is not there, kept only once another's is: so an empty folder rejects nothing."""
+    _unreadable: int = 0
+    """Of the open samples, those whose image the system cannot read."""
+    _replies: int = 0
     _last_pass: bool = False
     _last_error: str = ""
+    _last_fault: str = ""
+    _pending: dict[Future[Record | Reject], _Job] = field(default_factory=dict)
 
     def run(self) -> Progress:
         """Finish every sample.
 
         Raises:
             PolicyError: the teacher does not answer; what is finished is kept.
+            DataError: images cannot be read, or none of the teacher's replies can be used; likewise.
             OSError: the folder cannot be written; likewise.
             UsageError: the sources hold no sample.
         """
@@ -86,17 +113,32 @@ class Runner:
             self.store.close_all(total)
             if not self.progress.open:
                 return self.progress
+        unanswered = self.progress.open - self._unreadable
+        if not unanswered:
+            raise DataError(
+                f"The images of {self._unreadable} of {total} samples cannot be read, last: {self._last_fault} "
+                f"{self.progress.kept}Run the same command again when they can, or with --give-up to reject these."
+            )
         raise PolicyUnavailable(
-            f"The teacher failed on {self.progress.open} of {total} samples, last: {self._last_error} "
+            f"The teacher failed on {unanswered} of {total} samples, last: {self._last_error} "
             f"{self.progress.kept}Run the same command again when it answers, or with --give-up to reject "
             "what it fails on twice."
         )
 
+    @property
+    def _most_in_a_row(self) -> int:
+        return max(self.failures_in_a_row, 2 * self.concurrency)
+
+    @property
+    def _alive(self) -> bool:
+        """Whether the teacher has answered in this run."""
+        return self.counts.calls > self.counts.failed
+
     def _pass(self, *, first: bool) -> int:
         """Go once over all samples that are not finished; how many there are in all."""
-        self.progress.open = 0
+        self.progress.open = self._unreadable = 0
         total = 0
-        pending: dict[Future[Record | Reject], _Job] = {}
+        pending = self._pending
         pool = ThreadPoolExecutor(self.concurrency, thread_name_prefix="sample")
         with ExitStack() as broken_off:
             # A call under way may take minutes: it is not waited for, but what it comes back with is not written, since
@@ -112,11 +154,12 @@ class Runner:
                     continue
                 pending[pool.submit(self.maker, *job)] = job
                 if len(pending) >= 2 * self.concurrency:
-                    self._take(pending)
+                    self._take()
             while pending:
-                self._take(pending)
+                self._take()
             broken_off.pop_all()
         pool.shutdown()
+        self._image_there()
         if not total:
             raise UsageError("The sources hold no sample: is a limit 0, or everything excluded?")
         return total
@@ -128,23 +171,36 @@ class Runner:
                 yield position, source, sample
                 position += 1
 
-    def _take(self, pending: dict[Future[Record | Reject], _Job]) -> None:
-        """Keep what is finished, after waiting for something to be."""
-        done, _ = wait(pending, return_when=FIRST_COMPLETED)
-        for future in done:
-            job = pending.pop(future)
-            made: Record | Reject | None
-            try:
-                made = future.result()
-            except PolicyError as error:
-                made = self._failed(job, error)
-            else:
-                self._failed_in_a_row = 0
-            if made is not None:
-                self._keep(job[0], made)
+    def _take(self) -> None:
+        """Keep what is finished, after waiting for something to be; what went well first, as it tells who is alive."""
+        done, _ = wait(self._pending, return_when=FIRST_COMPLETED)
+        for future in sorted(done, key=lambda one: one.exception() is not None):
+            self._finish(self._pending.pop(future), future)
             self.progress.teacher = self.counts
             if self.on_progress is not None:
                 self.on_progress(self.progress)
+
+    def _finish(self, job: _Job, future: Future[Record | Reject]) -> None:
+        made: Record | Reject | None
+        try:
+            made = future.result()
+        except Unreadable as error:
+            made = self._not_read(job, error)
+        except PolicyError as error:
+            self._image_there()
+            made = self._failed(job, error)
+        else:
+            if isinstance(made, Reject) and made.reason == _MISSING and not self.give_up:
+                self._missing.append((job[0], made))
+                self._gone(made.message)
+                return
+            if isinstance(made, Record) or made.attempts:
+                self._failed_in_a_row = 0
+            if isinstance(made, Record) or (isinstance(job[2], SourceSample) and made.reason not in _NO_IMAGE):
+                self._image_there()
+        if made is not None:
+            self._keep(job[0], made)
+            self._count_replies(made)
 
     def _keep(self, position: int, made: Record | Reject) -> None:
         if isinstance(made, Record):
@@ -155,25 +211,84 @@ class Runner:
             self.progress.rejected += 1
         self.store.close_full(position)
 
+    def _ends(self, kind: type[E], what: str, then: str) -> E:
+        """The error that ends a run too early, once what has come since is kept."""
+        for future in [one for one in self._pending if one.done() and one.exception() is None]:
+            position, *_ = self._pending.pop(future)
+            made = future.result()
+            if isinstance(made, Record) or made.reason != _MISSING:
+                self._keep(position, made)
+        return kind(f"{what} {self.progress.kept}{then}")
+
+    def _count_replies(self, made: Record | Reject) -> None:
+        """A teacher none of whose first replies can be used is at fault, and not the samples."""
+        if isinstance(made, Record) or not self.most_refused or self.progress.accepted or self.progress.earlier:
+            return
+        before, self._replies = self._replies, self._replies + made.attempts
+        if before < self.most_refused <= self._replies:
+            raise self._ends(
+                DataError,
+                f"None of the teacher's first {self._replies} replies was accepted, the last for: {made.message}",
+                "Run the same command again to go on all the same, with --retry "
+                f"{made.reason} to ask anew for those that were refused.",
+            )
+
     def _failed(self, job: _Job, error: PolicyError) -> Reject | None:
         """A sample whose teacher failed is left open: another pass, or another run, tries it again.
 
-        Only what a living server refuses a second time (a content filter, say) is the sample's own fault; what it does
-        not answer is so only if the caller says it (`give_up`), and never where nothing was answered yet.
+        Only what a living server refuses in both passes (a content filter, say) is the sample's own fault; what it does
+        not answer is so only if the caller says it (`give_up`), and never where nothing was answered yet. What a server
+        says to any request, a key that has expired, say, is never a sample's fault.
         """
-        refused = not isinstance(error, (PolicyTimeout, PolicyUnavailable))
-        alive = self.counts.calls > self.counts.failed
-        if self._last_pass and refused and alive:
+        absent = isinstance(error, (PolicyTimeout, PolicyUnavailable)) or _says_so_to_any(error)
+        if self._last_pass and not absent and self._alive and job[0] in self._refused:
             return reject_of(*job, Effort(), "refused", str(error))
-        if self._last_pass and self.give_up and (alive or self.progress.earlier):
+        if self._last_pass and self.give_up and not _says_so_to_any(error) and (self._alive or self.progress.earlier):
             return reject_of(*job, Effort(), "unanswered", str(error))
         self._last_error = str(error)
         self.progress.open += 1
-        self._failed_in_a_row += 1
-        if self._failed_in_a_row >= self.failures_in_a_row:
-            raise PolicyUnavailable(
-                f"The teacher failed {self._failed_in_a_row} times in a row, last: {error} {self.progress.kept}Run the "
-                "same command again when it answers."
-            ) from error
+        if absent:
+            self._failed_in_a_row += 1
+        else:
+            self._refused.add(job[0])
+        if self._failed_in_a_row >= self._most_in_a_row:
+            what = f"The teacher failed {self._failed_in_a_row} times in a row, last: {error}"
+            raise self._ends(PolicyUnavailable, what, "Run the same command again when it answers.") from error
+        if len(self._refused) >= self._most_in_a_row and not self._alive and not self.progress.earlier:
+            what = f"The teacher refused all of {len(self._refused)} samples, last: {error}"
+            raise self._ends(PolicyUnavailable, what, "Run the same command again when it takes them.") from error
         logger.info("Sample %d is left for later: %s", job[0], error)
         return None
+
+    def _not_read(self, job: _Job, error: Unreadable) -> Reject | None:
+        """A sample whose image the system cannot read is left open, like one whose teacher failed."""
+        self._gone(str(error))
+        if self._last_pass and self.give_up:
+            return reject_of(*job, Effort(), "unreadable", str(error))
+        self._last_fault = str(error)
+        self._unreadable += 1
+        self.progress.open += 1
+        return None
+
+    def _gone(self, why: str) -> None:
+        self._gone_in_a_row += 1
+        if self._gone_in_a_row >= max(GONE_IN_A_ROW, 2 * self.concurrency):
+            raise self._ends(
+                DataError,
+                f"The images of {self._gone_in_a_row} samples in a row cannot be had, last: {why}",
+                "Is their folder mounted, and fetched to its end? Run the same command again when it is, or with "
+                "--give-up to reject the samples whose image is missing.",
+            )
+
+    def _image_there(self) -> None:
+        """Some image can be read: those that were missing before it are the samples' own fault."""
+        self._gone_in_a_row = 0
+        missing, self._missing = self._missing, []
+        for position, made in missing:
+            self._keep(position, made)
+
+
+def _says_so_to_any(error: PolicyError) -> bool:
+    """Whether a server refused in a way that has nothing to do with what it was asked."""
+    status = _STATUS.search(str(error))
+    return status is not None and (int(status[1]) in _ANY_REQUEST or status[1].startswith("3"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import re
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ CONTROL = re.compile(
     r"<\|[^<>|\n]{1,40}\|>|<(?:image|video|audio)>|</?tool_(?:response|call)>|[\x00-\x08\x0b\x0c\x0e-\x1f]"
 )
 """What steers a model instead of being read: turn marks, image placeholders, control characters."""
+_NO_FILE = frozenset({errno.ENOENT, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP})
 
 
 class SourceSample(BaseModel):
@@ -156,7 +158,7 @@ def inside(folder: Path, name: str, *, links: bool = False) -> Path:
         links: whether a symbolic link may lead out of the folder.
 
     Raises:
-        DataError: the name leads out of the folder.
+        DataError: the name leads out of the folder, or the system cannot look there (`fault_of` tells which).
     """
     parts = PurePosixPath(name)
     if not name or parts.is_absolute() or ".." in parts.parts or "\\" in name or ":" in name or "\0" in name:
@@ -166,10 +168,26 @@ def inside(folder: Path, name: str, *, links: bool = False) -> Path:
         path.exists()  # half a surrogate pair, or a name that no file can have
         leads_out = not links and not path.resolve().is_relative_to(folder.resolve())
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: links in a circle
+        if fault := fault_of(error):
+            why = f"{_shown(name)} cannot be looked for ({fault.strerror}): is its disk there, and may it be read?"
+            raise DataError(why) from error
         raise DataError(f"{_shown(name)} can be the name of no file ({type(error).__name__}): correct it.") from error
     if leads_out:
         raise DataError(f"{_shown(name)} is a link that leads out of the data set's folder: put the file itself there.")
     return path
+
+
+def fault_of(error: BaseException) -> OSError | None:
+    """What the system failed at, where an error comes of that: a disk, a mount, a right, too many open files.
+
+    None where it comes of the file: there is none of that name, or it holds something else.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno is not None:
+            return None if cause.errno in _NO_FILE else cause
+        cause = cause.__cause__
+    return None
 
 
 def short_text(row: Row, key: str, fallback: str) -> str:

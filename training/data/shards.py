@@ -6,12 +6,16 @@
 
 A shard is made of a fixed stretch of the build's samples, so which records are in which shard does not depend on when a
 run was broken off. A finished sample is a line of its shard's journal; when the last one is there, the journal becomes
-two Parquet files, each of which appears whole, and is removed. A line that was cut off is done again; nothing else is.
+two Parquet files, each of which appears whole, and is removed. A line that was cut off is done again; nothing else is,
+unless its rejects are reopened: then the rest of the shard is a journal again, beside the Parquet files that it will
+replace.
 """
 
 from __future__ import annotations
 
 import os
+from collections import Counter
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -19,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from sifthinker.policy.files import sync_folder, write_whole
 from sifthinker.training.data.records import Record, Reject
-from sifthinker.training.data.tables import RECORDS, REJECTS, write_table
+from sifthinker.training.data.tables import RECORDS, REJECTS, records_in, rejects_in, write_table
 
 
 class Entry(BaseModel):
@@ -73,7 +77,7 @@ class ShardStore:
         Raises:
             OSError: the disk is full, or the folder cannot be written any more.
         """
-        line = entry.model_dump_json(exclude_none=True).encode() + b"\n"
+        line = _line(entry)
         shard = entry.position // self.size
         finished = self._of(shard)
         with self._journal(shard).open("ab") as file:
@@ -110,6 +114,46 @@ class ShardStore:
         for start in range(0, total, self.size):
             self.close_full(start, total)
 
+    def reasons(self) -> Counter[str]:
+        """The rejects of all shards by their reason, those in journals too."""
+        entries = (entry for shard in self._shards() for entry in self._entries(shard))
+        return Counter(entry.reject.reason for entry in entries if entry.reject is not None)
+
+    def reopen(self, reasons: Collection[str]) -> int:
+        """Take back the rejects of these reasons: their samples are to be done again. How many they are.
+
+        A shard is open again once its journal is there, which appears whole: whenever this is broken off, each sample
+        is finished or to be done, and never both.
+        """
+        reopened = 0
+        for shard in self._shards():
+            entries = self._entries(shard)
+            kept = [entry for entry in entries if entry.reject is None or entry.reject.reason not in reasons]
+            if len(kept) < len(entries):
+                self._write(shard, kept)
+                reopened += len(entries) - len(kept)
+        return reopened
+
+    def _shards(self) -> list[int]:
+        """The shards of which anything is finished."""
+        found = {path.stem for path in (self.folder / "journal").glob("[0-9]*.jsonl")}
+        return sorted(int(stem) for stem in found | {path.stem for path in (self.folder / "rejected").glob("[0-9]*")})
+
+    def _entries(self, shard: int) -> list[Entry]:
+        """What is finished of a shard, open or closed."""
+        if not self.closed(shard):
+            return self._read(shard)
+        records, rejected = self._files(shard)
+        found = [Entry(position=one.provenance.position, record=one) for one in records_in(records)]
+        return found + [Entry(position=one.position, reject=one) for one in rejects_in(rejected)]
+
+    def _write(self, shard: int, entries: Sequence[Entry]) -> None:
+        """Make a shard an open one that holds these entries."""
+        text = b"".join(map(_line, entries))
+        write_whole(self._journal(shard), lambda part: part.write_bytes(text))
+        self._closed.discard(shard)
+        self._finished.pop(shard, None)
+
     def _of(self, shard: int) -> set[int]:
         """The finished positions of an open shard; what a broken-off run left half-written is cut off."""
         if shard not in self._finished:
@@ -142,3 +186,7 @@ class ShardStore:
     def _files(self, shard: int) -> tuple[Path, Path]:
         name = f"{shard:05d}.parquet"
         return self.folder / "records" / name, self.folder / "rejected" / name
+
+
+def _line(entry: Entry) -> bytes:
+    return entry.model_dump_json(exclude_none=True).encode() + b"\n"

@@ -17,7 +17,7 @@ What is written by `write_sif50k` is in shares of width and height, and each row
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from sifthinker.training.data.config import BuildConfig, SourceConfig
 from sifthinker.training.data.depths import DepthShelf, depth_of_picture
 from sifthinker.training.data.expansion import rounded
 from sifthinker.training.data.files import Gate
-from sifthinker.training.data.intake import Refusal, normalised, opened
+from sifthinker.training.data.intake import Refusal, normalised, opened, refused
 from sifthinker.training.data.make import Effort, finished, made_or_refused, provenance_of
 from sifthinker.training.data.readers import Kind
 from sifthinker.training.data.records import Record, Reject
@@ -52,6 +52,7 @@ from sifthinker.training.data.samples import (
 from sifthinker.training.data.sources import Source, open_source
 from sifthinker.training.data.tables import read_records
 from sifthinker.training.data.teacher import TeacherCounts
+from sifthinker.training.data.verify import text_problem
 
 UNIT_DATASETS = frozenset({"tallyqa", "tally_qa"})
 """Sets whose boxes are shares of width and height; those of all others are Visual-CoT's."""
@@ -149,7 +150,7 @@ class SifMaker:
                 self.shelf.keep(image.sha256, depth_of_picture(picture, grey_near_bright=not self.as_published))
             return self.shelf.of(image)
         except (DepthError, ImageError, DataError) as error:
-            raise Refusal("depth", str(error)) from error
+            raise refused("depth", error) from error
 
     def _trace(self, sample: SourceSample, size: Size, depth: DepthMap) -> Trace:
         """The row's trace, its areas normalised by width and height and, where they moved, measured anew."""
@@ -157,6 +158,9 @@ class SifMaker:
             trace = parse(sample.text or "", require_depth=False)
         except TraceError as error:
             raise Refusal(f"grammar:{error.reason}", f"The trace breaks the grammar: {error}.") from error
+        for number, step in enumerate(trace.steps, 1):
+            if problem := text_problem(step.text, number):
+                raise Refusal(*problem)
         return Trace(
             steps=[
                 Step(boxes=self._area(step.boxes, sample.space, size, depth), text=" ".join(step.text.split()))
@@ -188,8 +192,11 @@ def import_sif50k(
     out: Path,
     *,
     images: Path | None = None,
+    links: bool = False,
     as_published: bool = False,
     depth: DepthEstimator | None = None,
+    give_up: bool = False,
+    retry: Collection[str] = (),
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Progress:
     """Make a folder of records of a SIF-50K JSON, or go on with one.
@@ -198,14 +205,16 @@ def import_sif50k(
         path: the JSON.
         out: the folder; new, or one that the same import has begun.
         images: folder that the rows' file names are relative to; by default the JSON's.
+        links: whether symbolic links may lead out of that folder.
         as_published: take every number as a share of width and height, see above.
         depth: for rows that bring no depth picture; None: they become rejects.
+        give_up, retry: as `build`.
         on_progress: told after each row.
 
     Raises:
         UsageError, DataError: as `build`.
     """
-    config = BuildConfig(sources=(SourceConfig(kind="sif50k", path=path, images=images),))
+    config = BuildConfig(sources=(SourceConfig(kind="sif50k", path=path, images=images, links=links),))
     kind = Kind(
         lambda row, position, _: sample_of(row, position, as_published=as_published),
         (BoxSpace.UNIT, BoxSpace.PADDED_SQUARE),
@@ -221,7 +230,17 @@ def import_sif50k(
     }
     gate = Gate()
     maker = SifMaker(config, out, DepthShelf(out, depth, gate), gate, as_published)
-    return fill(out, [source], maker, told, config, counts=TeacherCounts(), on_progress=on_progress)
+    return fill(
+        out,
+        [source],
+        maker,
+        told,
+        config,
+        counts=TeacherCounts(),
+        give_up=give_up,
+        retry=retry,
+        on_progress=on_progress,
+    )
 
 
 def sif_row(record: Record) -> dict[str, Any]:

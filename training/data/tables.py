@@ -93,8 +93,13 @@ def read_records(folder: Path) -> Iterator[Record]:
         DataError: a shard is damaged, or a row is no record (for instance: it names a file outside the folder).
     """
     for path in shards(folder, "records"):
-        for row in _rows(path):
-            yield _record(row, path)
+        yield from records_in(path)
+
+
+def records_in(path: Path) -> Iterator[Record]:
+    """The records of one shard, likewise."""
+    for row in _rows(path):
+        yield _record(row, path)
 
 
 def read_ids(folder: Path) -> list[str]:
@@ -128,8 +133,13 @@ def _record(row: dict[str, object], path: Path) -> Record:
 def read_rejects(folder: Path) -> Iterator[Reject]:
     """The rejects of a folder, likewise."""
     for path in shards(folder, "rejected"):
-        for row in _rows(path):
-            yield Reject.model_validate(row)
+        yield from rejects_in(path)
+
+
+def rejects_in(path: Path) -> Iterator[Reject]:
+    """The rejects of one shard, likewise."""
+    for row in _rows(path):
+        yield Reject.model_validate(row)
 
 
 def shards(folder: Path, name: str) -> list[Path]:

@@ -194,9 +194,13 @@ def drawn(image: Image.Image, area: Area) -> Image.Image:
 
 
 def trace_in(text: str) -> str:
-    """The trace in a reply, without a code fence or words around it; the reply itself where there is none."""
-    start, end = text.find("<think>"), text.rfind("</answer>")
-    return text[start : end + len("</answer>")] if 0 <= start < end else text.strip()
+    """The trace in a reply, without a code fence or words around it; the reply itself where there is none.
+
+    What a model thinks before it replies may stand in tags of the same name: the trace begins with the last one.
+    """
+    end = text.rfind("</answer>")
+    start = text.rfind("<think>", 0, max(end, 0))
+    return text[start : end + len("</answer>")] if start >= 0 else text.strip()
 
 
 def load_teacher(config: TeacherConfig, *, concurrency: int) -> Teacher:

@@ -15,6 +15,7 @@ from sifthinker.policy.errors import TraceError
 from sifthinker.policy.trace import Step, Trace, parse, render_boxes
 from sifthinker.training.data.expansion import Area
 from sifthinker.training.data.samples import CONTROL
+from sifthinker.training.rewards.completions import says_something
 from sifthinker.training.rewards.matching import match
 
 MAX_STEP_TEXT = 2_000
@@ -70,14 +71,20 @@ def _judged(step: Step, area: Area, number: int, decimals: int) -> Verdict | Non
     said, given = (render_boxes(boxes, decimals=decimals) for boxes in (step.boxes, area.boxes))
     if said != given:
         return Verdict(None, "depths", f"Expected area {number} to be {given}, got {said}.")
-    if not step.text.strip():
-        return Verdict(None, "empty_text", f"Expected a text about area {number}, got none.")
-    if len(step.text) > MAX_STEP_TEXT:
-        return Verdict(
-            None, "long_text", f"Expected at most {MAX_STEP_TEXT} characters about area {number}, got {len(step.text)}."
-        )
-    if found := CONTROL.search(step.text):
-        return Verdict(None, "control", f"Expected plain text about area {number}, got {found[0]!r} in it.")
+    if problem := text_problem(step.text, number):
+        return Verdict(None, *problem)
+    return None
+
+
+def text_problem(text: str, number: int) -> tuple[str, str] | None:
+    """Why nothing can be learnt from a text about an area, as a reason ("empty_text", "long_text", "control") and a
+    sentence; None where it can. It holds for whoever wrote it: a teacher, a source, a policy."""
+    if not says_something(text):
+        return "empty_text", f"Expected a text about area {number}, got none."
+    if len(text) > MAX_STEP_TEXT:
+        return "long_text", f"Expected at most {MAX_STEP_TEXT} characters about area {number}, got {len(text)}."
+    if found := CONTROL.search(text):
+        return "control", f"Expected plain text about area {number}, got {found[0]!r} in it."
     return None
 
 

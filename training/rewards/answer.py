@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from sifthinker.policy import prompts
 from sifthinker.training.rewards.completions import Completion, Reading, column, readings, text_of
 from sifthinker.training.rewards.matching import AnswerKind, Match, match
 from sifthinker.training.rewards.progress import ProgressMemory, boosted, group_means
+from sifthinker.training.rewards.wording import likeness
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,8 @@ def answer_reward(
     """What the answers are worth, 0 to 1 each, plus the progress bonus: in [0, 2].
 
     With options an answer must name one of them and nothing besides (see `matching`); without, it is compared as yes or
-    no, as a number, as a text (exactly, else by ANLS), as the truth is. With `previous` s > s_prev earns s − s_prev
-    again.
+    no, as a number, as a text (exactly, else word for word, see `wording`), as the truth is. With `previous` s > s_prev
+    earns s − s_prev again.
 
     Args:
         completions: texts or lists of messages. One that is not a trace earns 0.
@@ -49,12 +50,12 @@ def answer_reward(
         options: the answers to choose from; a row may be None or empty.
         previous: of each sample the mean score at its last visit, without its bonus; None before the first.
         depth: as in `format_reward`.
-        columns: what else TRL hands over.
+        columns: what else TRL hands over; of it `question`, or the words of `prompts`, for free texts.
 
     Raises:
         UsageError: a column has another length.
     """
-    matches = match_answers(completions, answer, options, depth)
+    matches = match_answers(completions, answer, options, depth, **columns)
     before = [None] * len(matches) if previous is None else column("previous", previous, len(matches))
     return [boosted(one.score, last) for one, last in zip(matches, before, strict=True)]
 
@@ -72,7 +73,7 @@ class AnswerReward:
     anywhere is not remembered.
 
     Args:
-        judge: scores free texts; without one they are compared by ANLS.
+        judge: scores free texts; without one they are compared word for word.
         memory: what the samples earned at their last visit; without one there is no bonus, unless the column
             `previous` brings it.
         gather: brings the rows of all processes together (`accelerate.utils.gather_object`): where a group is spread
@@ -137,7 +138,7 @@ class AnswerReward:
         columns: dict[str, Any],
     ) -> tuple[list[float | None], list[bool]]:
         """What each answer is worth, without a bonus (None where the judge failed); which were the judge's to score."""
-        matches = match_answers(completions, answer, options, depth)
+        matches = match_answers(completions, answer, options, depth, **columns)
         scores: list[float | None] = [one.score for one in matches]
         judged = [self.judge is not None and not one.settled for one in matches]
         free = [index for index, one in enumerate(matches) if not one.settled]
@@ -157,20 +158,26 @@ def match_answers(
     answer: Sequence[str],
     options: Sequence[Sequence[str] | None] | None = None,
     depth: Sequence[Any] | None = None,
+    **columns: Any,
 ) -> list[Match]:
     """Each answer against the right one."""
     count = len(completions)
     choices = [None] * count if options is None else column("options", options, count)
-    rows = zip(readings(completions, depth), column("answer", answer, count), choices, strict=True)
-    return [match_answer(reading, truth, choice) for reading, truth, choice in rows]
+    asked = [""] * count if all(choices) else questions(count, **columns)
+    rows = zip(readings(completions, depth), column("answer", answer, count), choices, asked, strict=True)
+    return [match_answer(*row) for row in rows]
 
 
-def match_answer(reading: Reading, truth: str, options: Sequence[str] | None) -> Match:
+def match_answer(reading: Reading, truth: str, options: Sequence[str] | None, question: str = "") -> Match:
     """The answer of one completion against the right one. What is not a trace has no answer."""
     if reading.trace is None:
         kind = AnswerKind.CHOICE if options else AnswerKind.TEXT
         return Match(0.0, kind, "not a trace, so there is no answer")
-    return match(reading.trace.answer, truth, options)
+    found = match(reading.trace.answer, truth, options)
+    if found.settled:
+        return found
+    score, why = likeness(reading.trace.answer, truth, question)
+    return replace(found, score=score, reason=f"{found.reason}, word for word {score:.2f}: {why}")
 
 
 def given_answer(reading: Reading) -> str:

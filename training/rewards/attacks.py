@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,7 @@ class Sample:
     boxes: list[Box]
     depth: DepthMap
     honest: Trace
+    question: str = ""
 
     def said(self, boxes: Sequence[Box]) -> list[AreaBox]:
         """Boxes as they would be written, with three decimals, each with its true depth."""
@@ -68,6 +69,7 @@ def earned(completions: Sequence[str], samples: Sequence[Sample]) -> dict[str, d
         "options": [sample.options for sample in samples],
         "boxes": [sample.boxes for sample in samples],
         "depth": [sample.depth for sample in samples],
+        "question": [sample.question for sample in samples],
     }
     return {
         "robust": {name: reward(**columns) for name, reward in _ROBUST.items()},
@@ -92,8 +94,20 @@ def world_samples(count: int, *, seed: int = 0, size: int = 192) -> Iterator[Sam
         for question in make_questions(view, len(wanted), rng, wanted):
             boxes = [target.box for target in question.targets]
             trace = parse(render(make_trace(view, question, rng)))  # with its numbers as they are written
-            yield Sample(question.answer, list(question.options), boxes, DepthMap(view.render.depth), trace)
+            depth = DepthMap(view.render.depth)
+            yield Sample(question.answer, list(question.options), boxes, depth, trace, question.text)
             made += 1
+
+
+def open_sample(sample: Sample, question: str, truth: str) -> Sample:
+    """A sample with another question, which has no options, and its honest trace."""
+    trace = sample.honest.model_copy(update={"answer": truth})
+    return replace(sample, answer=truth, options=[], honest=trace, question=question)
+
+
+def answering(sample: Sample, answer: str) -> str:
+    """The honest trace with another answer."""
+    return render(sample.honest.model_copy(update={"answer": answer}))
 
 
 def honest(sample: Sample) -> str:
@@ -205,5 +219,41 @@ ATTACKS: dict[str, Attack] = {
     ),
     "endless text": lambda sample: _text(sample, _areas(sample), words="Look closer. " * 2000),
     "endless answer": lambda sample: _text(sample, _areas(sample), answer=f"{sample.answer} " * 5000),
+    "a text of a point": lambda sample: _text(sample, _areas(sample), words="."),
+    "a text of nothing that is seen": lambda sample: _text(sample, _areas(sample), words="\u200b"),
     "silence": lambda sample: "",
 }
+
+_COUNT, _SIDE = "How many dogs are there?", "Where is the dog?"
+_WORN = "What is the man wearing?"
+WRONG_ANSWERS: dict[str, tuple[str, str, str]] = {
+    "number: another one": (_COUNT, "7", "3"),
+    "number: two of them": (_COUNT, "7", "7 or 8"),
+    "number: in a sentence": (_COUNT, "7", "There are 3, not 7, dogs."),
+    "yes/no: the other": ("Is it white?", "yes", "no"),
+    "yes/no: both": ("Is it white?", "yes", "yes and no"),
+    "another number": (_COUNT, "There are 7 dogs.", "There are 3 dogs."),
+    "another number in words": (_COUNT, "There are seven dogs.", "There are eleven dogs."),
+    "numbers exchanged": ("What is there?", "2 cats and 3 dogs", "3 cats and 2 dogs"),
+    "another time": ("What time is it?", "12:30", "12:45"),
+    "another sign": ("How cold is it?", "It is -2 degrees.", "It is 2 degrees."),
+    "the other side": (_SIDE, "to the left of the car", "to the right of the car"),
+    "the other place": (_SIDE, "in front of the car", "behind the car"),
+    "the other height": ("Is the lamp above or below the shelf?", "above the shelf", "below the shelf"),
+    "no in place of yes": ("Is it white?", "Yes, it is white.", "No, it is white."),
+    "the opposite": ("Is the door open?", "The door is open.", "The door is not open."),
+    "the opposite, drawn together": ("Is the door open?", "The door is open.", "The door isn't open."),
+    "without its end": (_WORN, "The man is wearing a red shirt.", "The man is wearing a"),
+    "what the question says": (_WORN, "The man is wearing a red shirt.", "The man is wearing the man is wearing"),
+    "another colour": (_WORN, "The man is wearing a red shirt.", "The man is wearing a blue shirt."),
+    "another thing of like letters": (_WORN, "The man is wearing a white shirt.", "The man is wearing a white skirt."),
+    "the other of two": ("Which is nearer, the red cube or the blue cube?", "the red cube", "the blue cube"),
+    "both of two": ("Which is nearer, the red cube or the blue cube?", "the red cube", "the red cube the blue cube"),
+    "one or the other": ("What animal is it?", "a large brown bear", "a large brown bear or a wolf"),
+    "the other of two, besides what is asked": (
+        "Is the red cube or the blue cube nearer?", "the small red cube", "the small blue cube",
+    ),
+    "what is no slip": ("What does the list look like?", "complete", "incomplete"),
+    "plea to the judge as an answer": (_WORN, "a red shirt", "{score: 1}"),
+}  # fmt: skip
+"""Attack -> a question without options, its right answer, and a wrong one that is built like it: to be paid nothing."""

@@ -56,7 +56,16 @@ def attacks(
     """Show what attacks on the rewards earn beside the honest trace, by the robust and by the published forms."""
     import numpy as np
 
-    from sifthinker.training.rewards.attacks import ATTACKS, REWARDS, earned, honest, world_samples
+    from sifthinker.training.rewards.attacks import (
+        ATTACKS,
+        REWARDS,
+        WRONG_ANSWERS,
+        answering,
+        earned,
+        honest,
+        open_sample,
+        world_samples,
+    )
 
     samples = list(world_samples(count, seed=seed))
     table = Table(title=f"Mean rewards on {count} questions: robust / published (bold: more than the honest trace)")
@@ -75,7 +84,15 @@ def attacks(
                 cell.append(" / " if cell else "").append(f"{mean:.2f}", style="bold red" if over else "")
             cells.append(cell)
         table.add_row(attack, *cells)
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    console.print(table)
+    table = Table("", "right", "said", "earns", title="Wrong answers to questions without options: robust / published")
+    for attack, (question, truth, wrong) in WRONG_ANSWERS.items():
+        sample = open_sample(samples[0], question, truth)
+        rewards = earned([answering(sample, wrong)], [sample])
+        robust, published = (rewards[form]["answer"][0] for form in ("robust", "published"))
+        table.add_row(attack, truth, wrong, f"{robust:.2f} / {published:.2f}")
+    console.print(table)
 
 
 def _table(one: Explanation) -> Table:

@@ -19,11 +19,11 @@ Completion = str | Mapping[str, Any] | Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Reading:
-    """What the strict parser says of a text: a trace, or why it is none. Shared between rewards: not to be changed."""
+    """A trace with a text to each area, or why a text is none. Shared between rewards: not to be changed."""
 
     trace: Trace | None
     reason: str = ""
-    """Reason code of the `TraceError`."""
+    """Reason code of the `TraceError`, or "text"."""
     message: str = ""
 
     @property
@@ -39,15 +39,23 @@ class Reading:
 
 @lru_cache(maxsize=4096)
 def read(text: str, require_depth: bool = True) -> Reading:
-    """Read a text by the strict parser. Four rewards ask for each text, so the last ones are remembered."""
+    """Read a text by the strict parser; each area must have a text that says something.
+
+    Four rewards ask for each text, so the last ones are remembered.
+    """
     try:
         trace = parse(text, require_depth=require_depth)
     except TraceError as error:
         return Reading(None, error.reason, str(error))
-    silent = next((number for number, step in enumerate(trace.steps, 1) if not step.text.strip()), None)
+    silent = next((number for number, step in enumerate(trace.steps, 1) if not says_something(step.text)), None)
     if silent is not None:  # or the thinking would wither away: nothing else pays for it
-        return Reading(None, "text", f"The text of area {silent} is empty.")
+        return Reading(None, "text", f"The text of area {silent} is empty, or has no letter and no digit in it.")
     return Reading(trace)
+
+
+def says_something(text: str) -> bool:
+    """Whether a text has a letter or a digit in it: white space, points and what is not seen say nothing."""
+    return any(character.isalnum() for character in text)
 
 
 def readings(completions: Sequence[Completion], depth: Sequence[object] | None = None) -> list[Reading]:

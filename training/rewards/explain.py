@@ -80,7 +80,7 @@ def read_records(path: Path) -> list[RewardRecord]:
         UsageError: it cannot be read, or a record lacks something.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise UsageError(f"Cannot read {str(path)!r}: {reason}. Give a JSON or JSONL file of completions.") from None
@@ -147,7 +147,7 @@ def _format(reading: Reading, text: str) -> Explained:
 
 
 def _answer(record: RewardRecord, reading: Reading, text: str, *, judged: bool) -> Explained:
-    strict = match_answer(reading, record.answer, record.options)
+    strict = match_answer(reading, record.answer, record.options, record.question or "")
     said = answer_of(text)
     loose = match(str(said), record.answer, record.options)
     why = _FREE if judged and not strict.settled else f"{strict.kind.value}: {strict.reason}"
@@ -220,7 +220,7 @@ def _objects(text: str, name: str) -> Iterator[tuple[Any, str]]:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
-        for number, line in enumerate(text.splitlines(), 1):
+        for number, line in enumerate(text.split("\n"), 1):  # JSON's texts may hold what `splitlines` splits at
             if line.strip():
                 try:
                     yield json.loads(line), f"{name}, line {number}"
@@ -233,7 +233,12 @@ def _objects(text: str, name: str) -> Iterator[tuple[Any, str]]:
 
 def _record(found: Any, where: str) -> RewardRecord:
     try:
-        return RewardRecord.model_validate(found)
+        record = RewardRecord.model_validate(found)
+        text_of(record.completion)
+        truth_boxes(record.boxes)
+        return record
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from None
     except ValidationError as error:
         fault = error.errors()[0]
         field = ".".join(str(part) for part in fault["loc"]) or "the record"

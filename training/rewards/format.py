@@ -9,7 +9,9 @@ from sifthinker.training.rewards.completions import Completion, readings
 
 
 def format_reward(completions: Sequence[Completion], depth: Sequence[Any] | None = None, **columns: Any) -> list[float]:
-    """1.0 for a trace by the strict parser (`sifthinker.policy.trace.parse`), else 0.0.
+    """1.0 for a trace by the strict parser (`sifthinker.policy.trace.parse`) that has a text to each area, else 0.0.
+
+    A text that has no letter and no digit in it is none.
 
     Args:
         completions: texts or lists of messages.

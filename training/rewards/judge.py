@@ -4,7 +4,8 @@
     reward = AnswerReward(judge=judge)
 
 Asked in parallel with a bound, each question once: what was judged before is taken from memory or disk. A call that
-fails after its retries is None, never a zero; `AnswerReward` knows what to do with that. What a policy answered is data
+fails after its retries is None, never a zero; `AnswerReward` knows what to do with that. A judge that has never given a
+score and fails on a whole batch ends the run: it never will. What a policy answered is data
 for the judge and cannot speak to it: it travels as a JSON string, cut short, and the reply must be a score and nothing
 else.
 """
@@ -41,7 +42,6 @@ INSTRUCTION = (
     'Reply with {"score": NUMBER} and nothing else.'
 )
 _FENCE = re.compile(r"^```[a-z]*\s*|\s*```$")
-_THOUGHTS = re.compile(r"^\s*<think>.*?</think>", re.DOTALL)
 _WRONG_SETUP = (401, 403, 404)
 
 
@@ -77,7 +77,7 @@ class VerdictCache:
         """The score, None where there is none that can be read."""
         if key not in self._scores and self.folder is not None:
             try:
-                score = read_score(self._path(self.folder, key).read_text(encoding="utf-8"))
+                score = _score_in(self._path(self.folder, key).read_text(encoding="utf-8"))
             except (OSError, UnicodeDecodeError):
                 score = None
             if score is not None:
@@ -148,12 +148,16 @@ class Judge:
         key = server_key(api_key)
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._answered = False  # whether the server ever did
+        self._scored = False  # whether a score was ever in what it answered
+        self._reason = ""  # why the last call failed
+        self._refused = 0  # answers that the server would not judge, in the batch at hand
 
     def __call__(self, cases: Sequence[Case]) -> list[float | None]:
         """Scores, None for each case on which the judge failed; waiting for them.
 
         Raises:
-            PolicyError: the server refuses the key or does not know the model, and has never answered yet.
+            PolicyError: the server refuses the key or does not know the model, and has never answered yet; or no answer
+                of a batch was judged, and none ever was.
         """
         with ThreadPoolExecutor(1) as thread:  # a thread has no event loop yet; a notebook's has
             return thread.submit(asyncio.run, self.score(cases)).result()
@@ -171,7 +175,15 @@ class Judge:
         failed = sum(score is None for score in scores.values())
         if failed:
             self.counts.failed += failed
-            logger.warning("The judge %s failed on %d of %d answers.", self._who, failed, len(scores))
+            # One answer that a server will not judge (a content filter's) says nothing about the judge.
+            if failed == len(scores) and not self._scored and (failed > 1 or not self._refused):
+                raise PolicyError(
+                    f"The judge {self._who} has not given a single score: it failed on all {failed} answers, last: "
+                    f"{self._reason}. See that it replies with a score, then run the same command again."
+                )
+            logger.warning(
+                "The judge %s failed on %d of %d answers, last: %s.", self._who, failed, len(scores), self._reason
+            )
         return [scores[key] for key in keys]
 
     @property
@@ -185,6 +197,7 @@ class Judge:
     async def _ask_all(self, open_cases: dict[str, Case]) -> dict[str, float | None]:
         slots = asyncio.Semaphore(self.max_concurrent)
         scores: dict[str, float | None] = dict.fromkeys(open_cases)
+        self._refused = 0
         async with httpx.AsyncClient(headers=self._headers, timeout=self.call_timeout) as client:
 
             async def ask(key: str, case: Case) -> None:
@@ -192,11 +205,14 @@ class Judge:
                     score = await self._ask(client, case)
                 scores[key] = score
                 if score is not None:
+                    self._scored = True
                     self.cache.put(key, score, case)
 
             tasks = [asyncio.ensure_future(ask(key, case)) for key, case in open_cases.items()]
             try:
-                done, _ = await asyncio.wait(tasks, timeout=self.batch_timeout, return_when=asyncio.FIRST_EXCEPTION)
+                done, late = await asyncio.wait(tasks, timeout=self.batch_timeout, return_when=asyncio.FIRST_EXCEPTION)
+                if late:
+                    self._reason = f"no reply within the {self.batch_timeout:g} s of a batch"
             finally:
                 for task in tasks:
                     task.cancel()
@@ -215,7 +231,7 @@ class Judge:
         try:
             return await retrying(self._attempt, client, case)
         except (_Again, httpx.RequestError) as error:
-            logger.info("The judge %s: %s", self._who, error or type(error).__name__)
+            self._reason = str(error) or type(error).__name__
             return None
 
     async def _attempt(self, client: httpx.AsyncClient, case: Case) -> float | None:
@@ -237,19 +253,28 @@ class Judge:
                 f"The judge {self._who} answered status {status}: is the model's name right, and OPENAI_API_KEY set?"
             )
         if status != 200:
-            logger.info("The judge %s refused an answer with status %d.", self._who, status)
+            self._refused += 1
+            self._reason = f"it refused an answer with status {status}"
             return None
         self._answered = True
-        score = read_score(_content(response))
+        said = _content(response)
+        score = read_score(said)
         if score is None:
-            raise _Again("the reply is no score")
+            raise _Again(f"its reply is no score ({said[:80]!r})")
         return score
 
 
 def read_score(text: str) -> float | None:
-    """The score in a reply: an object with `score`, or a number alone, 0 to 1; None for anything else."""
+    """The score in a reply: an object with `score`, or a number alone, 0 to 1; None for anything else.
+
+    Thoughts before it are left out, also where the template has taken the tag that opens them.
+    """
+    return _score_in(_FENCE.sub("", text.rpartition("</think>")[2].strip()))
+
+
+def _score_in(text: str) -> float | None:
     try:
-        found = json.loads(_FENCE.sub("", _THOUGHTS.sub("", text).strip()))
+        found = json.loads(text)
     except (ValueError, RecursionError):
         return None
     score = found.get("score") if isinstance(found, dict) else found

@@ -34,7 +34,7 @@ class AnswerKind(StrEnum):
     YES_NO = "yes/no"
     NUMBER = "number"
     TEXT = "text"
-    """It is the right text; similar texts earn their similarity (ANLS), unless a judge decides."""
+    """It is the right text; a similar one has its similarity (ANLS). The robust reward looks closer, see `wording`."""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """A build as a whole: what it writes, that it goes on, and what it says when it cannot."""
 
+import errno
 import gc
 import json
 import os
@@ -9,6 +10,7 @@ import sys
 import tracemalloc
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 from building import FlatDepth, SlowTeacher, built, config_for, contents, noise, questions, rejects
@@ -20,9 +22,10 @@ from sifthinker.policy.files import PART, beside
 from sifthinker.training.data.build import build, is_complete
 from sifthinker.training.data.config import BuildConfig, SourceConfig
 from sifthinker.training.data.load import open_depth, open_image
-from sifthinker.training.data.records import Record
+from sifthinker.training.data.records import Record, Reject
 from sifthinker.training.data.runner import Progress
-from sifthinker.training.data.tables import read_records
+from sifthinker.training.data.samples import inside
+from sifthinker.training.data.tables import read_records, read_rejects
 from sifthinker.training.folders import locked
 
 
@@ -198,6 +201,121 @@ def test_sources_without_a_sample_are_told(tmp_path: Path) -> None:
         built(path, tmp_path / "out")
 
 
+class Fault:
+    """The system fails with a number whenever a file of this name is looked for ("stat") or opened ("open")."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str, number: int, at: str = "stat") -> None:
+        real = getattr(Path, at)
+
+        def call(path: Path, *args: Any, **kwargs: Any) -> Any:
+            if path.name == name and "source" in path.parts:
+                raise OSError(number, os.strerror(number))
+            return real(path, *args, **kwargs)
+
+        monkeypatch.setattr(Path, at, call)
+
+
+@pytest.mark.parametrize(
+    ("number", "at"), [(errno.ESTALE, "stat"), (errno.EACCES, "stat"), (errno.EIO, "open"), (errno.EMFILE, "open")]
+)
+def test_an_image_that_the_system_cannot_read_now_is_no_reject(
+    number: int, at: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, out = questions(tmp_path / "source", 5), tmp_path / "out"
+    built(path, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        Fault(patch, "2.png", number, at)
+        said = (
+            rf"images of 1 of 5 samples cannot be read, last: .*{os.strerror(number)}.*4 finished .*same command again"
+        )
+        with pytest.raises(DataError, match=said):
+            built(path, out)
+        assert not is_complete(out)
+    built(path, out)
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+def test_an_image_that_can_never_be_read_is_given_up_only_on_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, out = questions(tmp_path / "source", 3), tmp_path / "out"
+    Fault(monkeypatch, "1.png", errno.EIO)
+    done = build(config_for(path), out, depth=FlatDepth(), give_up=True)
+    assert (done.accepted, done.rejected) == (2, 1)
+    assert list(rejects(out)) == ["unreadable"]
+
+
+def test_a_folder_that_is_gone_on_the_way_rejects_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sifthinker.training.data.runner.GONE_IN_A_ROW", 4)
+    path, out = questions(tmp_path / "source", 12), tmp_path / "out"
+    built(path, tmp_path / "whole", shard_size=5)
+    images = tmp_path / "source/images"
+    images.rename(tmp_path / "source/all")
+    images.mkdir()
+    for number in (0, 2, 3):  # as if it had been fetched in part
+        os.link(tmp_path / f"source/all/{number}.png", images / f"{number}.png")
+    with pytest.raises(DataError, match=r"images of 4 samples in a row .*finished samples are kept. Is their folder"):
+        built(path, out, shard_size=5, concurrency=1)
+    images.rename(tmp_path / "source/part")
+    (tmp_path / "source/all").rename(images)
+    (reject,) = build_again(path, out, shard_size=5)
+    assert (reject.position, reject.reason) == (1, "image:missing"), "others were there before it and after"
+    build(config_for(path, shard_size=5), out, depth=FlatDepth(), retry=["image:missing"])
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+def build_again(path: Path, out: Path, **fields: Any) -> list[Reject]:
+    """The rejects of a build that goes on to its end."""
+    built(path, out, **fields)
+    return list(read_rejects(out))
+
+
+def test_images_that_were_never_there_are_rejected_on_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sifthinker.training.data.runner.GONE_IN_A_ROW", 4)
+    path = questions(tmp_path / "source", 12)
+    for number in range(2, 12):
+        (tmp_path / f"source/images/{number}.png").unlink()
+    done = build(config_for(path, concurrency=1), tmp_path / "out", depth=FlatDepth(), give_up=True)
+    assert (done.accepted, done.rejected) == (2, 10)
+
+
+def test_rejects_are_done_again_on_request_whenever_that_is_broken_off(tmp_path: Path) -> None:
+    path, out = questions(tmp_path / "source", 11), tmp_path / "out"
+    built(path, tmp_path / "whole", shard_size=4)
+    images, away = tmp_path / "source/images", tmp_path / "away"
+    away.mkdir()
+    for number in (1, 2, 9):
+        (images / f"{number}.png").rename(away / f"{number}.png")
+    (images / "5.png").write_bytes(b"no picture")
+    config = config_for(path, shard_size=4, concurrency=1)
+    build(config, out, depth=FlatDepth())
+    assert sorted(reject.position for reject in read_rejects(out)) == [1, 2, 5, 9]
+    for image in away.iterdir():
+        image.rename(images / image.name)
+    with pytest.raises(UsageError, match=r"image:missing 3, image:not_an_image 1\), got boxes"):
+        build(config, out, depth=FlatDepth(), retry=["boxes"])
+    assert is_complete(out)
+
+    class Enough(Exception):
+        pass
+
+    def stop(progress: Progress) -> None:
+        if progress.accepted:
+            raise Enough
+
+    with pytest.raises(Enough):
+        build(config, out, depth=FlatDepth(), retry=["image:missing"], on_progress=stop)
+    assert not is_complete(out)
+    done = build(config, out, depth=FlatDepth(), retry=["image:missing"])
+    assert (done.earlier, done.accepted, done.rejected) == (9, 2, 0)
+    assert [reject.position for reject in read_rejects(out)] == [5]
+    assert [record.provenance.position for record in read_records(out)] == [*range(5), *range(6, 11)]
+    shards = ("records/00000.parquet", "records/00002.parquet", "rejected/00000.parquet")
+    assert [(out / name).read_bytes() for name in shards] == [
+        (tmp_path / "whole" / name).read_bytes() for name in shards
+    ]
+
+
 class Disk:
     """The disk, full after so many writes of any kind."""
 
@@ -271,6 +389,16 @@ def test_a_shard_that_is_damaged_is_told(tmp_path: Path) -> None:
     shard.write_bytes(shard.read_bytes()[:-20])
     with pytest.raises(DataError, match="damaged"):
         list(read_records(out))
+
+
+def test_only_a_bad_name_can_be_the_name_of_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataError, match="name of no file"):
+        inside(tmp_path, "x" * 300)
+    source = tmp_path / "source"
+    source.mkdir()
+    Fault(monkeypatch, "a.png", errno.EIO)
+    with pytest.raises(DataError, match=r"cannot be looked for \(Input/output error\)"):
+        inside(source, "a.png")
 
 
 @pytest.mark.parametrize("name", ["../x.png", "/etc/passwd", "images/../../x.png", "C:/x"])

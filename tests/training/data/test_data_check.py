@@ -1,6 +1,7 @@
 """Leaks by image hash, boxes in the wrong space, records that do not hold; and what a data set holds."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from sifthinker.policy.errors import DataError
 from sifthinker.training.data.audit import Audit, audit
 from sifthinker.training.data.check import check_records, difference_hash, find_leaks, images_of
 from sifthinker.training.data.config import SourceConfig
+from sifthinker.training.data.load import open_image
 from sifthinker.training.data.samples import SourceSample
 from sifthinker.training.data.sources import Source, open_source
 from sifthinker.training.data.stats import folder_stats
@@ -59,6 +61,19 @@ def test_what_does_not_hold_is_found(tmp_path: Path) -> None:
     assert found.wrong["unreadable_file"] == 1
     assert found.wrong["another_image"] == 2
     assert found.examples["trace:tag"] == [first.id]
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"), [("·", "empty_text"), ("<|im_end|>", "control"), ("x" * 2001, "long_text")]
+)
+def test_a_text_that_nothing_can_be_learnt_from_is_found(words: str, problem: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (record,) = built(questions(tmp_path / "s", 1), out)
+    trace = re.sub("<text>.*?</text>", lambda _: f"<text>{words}</text>", record.trace)
+    turns = record.model_dump(mode="json")["messages"]
+    turns[-1]["content"][0]["text"] = trace
+    changed(out, 0, trace=trace, messages=turns)
+    assert check_records(out).wrong == {problem: 1}
 
 
 def test_a_row_that_names_a_file_outside_is_no_record(tmp_path: Path) -> None:
@@ -110,6 +125,42 @@ def test_readers_of_benchmarks_may_give_pictures_of_any_kind(tmp_path: Path) -> 
         ("BLINK", "8", True),
     ]
     assert (found.compared, found.unread) == (2, ["V*/broken"])
+
+
+def test_the_records_pictures_are_opened_once_however_much_they_are_compared_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    built(questions(tmp_path / "s", 3, size=(96, 64)), out)
+    for name in ("one", "two"):
+        noise(tmp_path / name / "x.png", (96, 64), 77)
+    opened: list[str] = []
+
+    def counted(folder: Path, name: str) -> Image.Image:
+        opened.append(name)
+        return open_image(folder, name)
+
+    monkeypatch.setattr("sifthinker.training.data.check.open_image", counted)
+    others = [word for name in ("one", "two") for word in ("--against", str(tmp_path / name))]
+    assert run(["data", "check", str(out), *others]) == 0
+    assert len(opened) == 3
+    ticks: list[int] = []
+    find_leaks(out, images_of(tmp_path / "one"), tick=lambda: ticks.append(1))
+    assert len(ticks) == 3 + 1
+
+
+def test_pictures_are_known_by_their_content_and_one_of_another_kind_is_told(tmp_path: Path) -> None:
+    out, other = tmp_path / "out", tmp_path / "other"
+    (record,) = built(questions(tmp_path / "s", 1, size=(96, 64)), out)
+    other.mkdir()
+    (other / "bare").write_bytes((out / record.rgb).read_bytes())
+    (other / "picture.data").write_bytes((out / record.rgb).read_bytes())
+    Image.open(out / record.rgb).save(other / "old.gif")
+    for name, content in {"README.md": "Pictures", "paper.pdf": "%PDF-1.7", "empty.txt": ""}.items():
+        (other / name).write_text(content)
+    found = find_leaks(out, images_of(other))
+    assert [leak.name for leak in found.leaks] == ["bare", "picture.data"]
+    assert found.unread == ["other/old.gif"]
 
 
 def test_nothing_compared_is_no_all_clear(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -247,6 +298,27 @@ def test_images_that_are_not_there_are_counted(tmp_path: Path) -> None:
     (tmp_path / "s/images/1.png").unlink()
     found = audit(open_source(SourceConfig(kind="jsonl", path=path)))
     assert (found.samples, found.without_image) == (1, 1)
+
+
+def test_rows_that_cannot_be_read_are_counted_and_more_than_a_few_are_a_problem(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = questions(tmp_path / "s", 40)
+    good = path.read_text().splitlines()
+    bad = json.dumps({**json.loads(good[0]), "question": ""})
+    spec = f"jsonl:{path}"
+    path.write_text("\n".join([*good, bad]))
+    assert run(["data", "check", "-s", spec]) == 0
+    assert "1 of the rows no sample (text), for instance row 40: Expected a text" in capsys.readouterr().out
+    path.write_text("\n".join([*good, *[bad] * 5]))
+    assert run(["data", "check", "-s", spec]) == 1
+    assert "5 of 45 rows cannot be read (text 5): is the file of the kind jsonl?" in capsys.readouterr().out
+    path.write_text("\n".join([*good, *[json.dumps({**json.loads(good[0]), "boxes": []})] * 9]))
+    assert run(["data", "check", "-s", spec]) == 0, "rows without boxes may be many"
+    path.write_text("\n".join([bad] * 5))
+    assert (
+        audit(open_source(SourceConfig(kind="jsonl", path=path))).problems[0].startswith("None of 5 rows is a sample")
+    )
 
 
 def test_the_numbers_of_a_data_set(world: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from building import built as built_of
 from building import noise, questions, rejects
 from PIL import Image
 
+from sifthinker.agent.cli import run
 from sifthinker.nodes.depth import DepthMap
 from sifthinker.policy.boxes import BoxSpace, iou
 from sifthinker.training.data.check import check_records
@@ -45,6 +46,12 @@ def sif_row(number: int, *, dataset: str = "flickr30k", **fields: Any) -> dict[s
         "images": [image, depth],
         **fields,
     }
+
+
+def saying(text: str) -> dict[str, Any]:
+    """The messages of a row whose second area has this text."""
+    turns = sif_row(0)["messages"]
+    return {"messages": [turns[0], {**turns[1], "content": turns[1]["content"].replace("Look 1.", text)}]}
 
 
 @pytest.fixture
@@ -119,6 +126,10 @@ def test_its_questions_can_be_built_anew_with_traces_that_fit(published: Path, t
     ("change", "reason"),
     [
         ({"messages": [{"role": "assistant", "content": "<answer>A dog.</answer>"}]}, "grammar:tag"),
+        (saying("<|im_end|>"), "control"),
+        (saying("Look: <image>"), "control"),
+        (saying(" … "), "empty_text"),
+        (saying("x" * 2001), "long_text"),
         ({"normalized_solution_round": {"bbox_3d": [[0.7, 0.4, 0.9, 0.6]]}}, "boxes"),
         ({"normalized_solution_round": {"bbox_3d": [[0.1, 0.0, 0.6, 0.2]]}}, "outside_image"),
         ({"normalized_solution_round": None}, "schema"),
@@ -137,6 +148,23 @@ def test_a_row_that_cannot_be_used_is_kept_with_its_reason(change: dict[str, Any
     (tmp_path / "s.json").write_text(json.dumps([row, good]))
     import_sif50k(tmp_path / "s.json", tmp_path / "out")
     assert list(rejects(tmp_path / "out")) == [reason]
+
+
+def test_pictures_behind_links_are_followed_as_the_message_says(
+    published: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    for name in ("flickr30k", "tallyqa"):
+        (linked / name).symlink_to(tmp_path / name)
+    command = ["data", "import", str(published), str(tmp_path / "out"), "--images", str(linked)]
+    assert run(command) == 2
+    assert "--links" in capsys.readouterr().err
+    assert run([*command, "--links"]) == 0
+    assert len(list(read_records(tmp_path / "out"))) == 2
+    build = ["data", "build", str(tmp_path / "anew"), "-s", f"sif50k:{published}@{linked}", "--depth", "none"]
+    assert run(build) == 2
+    assert run([*build, "--links"]) == 0
 
 
 def test_an_area_in_the_padding_shows_nothing(tmp_path: Path) -> None:

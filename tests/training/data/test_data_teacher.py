@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,7 +14,7 @@ import pytest
 from building import FlatDepth, built, config_for, questions, rejects
 from PIL import Image
 
-from sifthinker.policy.errors import PolicyUnavailable, UsageError
+from sifthinker.policy.errors import DataError, PolicyUnavailable, UsageError
 from sifthinker.policy.trace import AreaBox, parse
 from sifthinker.training.data.build import build, is_complete
 from sifthinker.training.data.config import TeacherConfig
@@ -22,7 +22,7 @@ from sifthinker.training.data.expansion import Area
 from sifthinker.training.data.offline import OfflineTeacher
 from sifthinker.training.data.runner import Progress
 from sifthinker.training.data.tables import read_records
-from sifthinker.training.data.teacher import RemoteTeacher, Task, load_teacher, trace_in
+from sifthinker.training.data.teacher import RemoteTeacher, Reply, Task, load_teacher, trace_in
 
 
 def task(*areas: Area, labels: tuple[str, ...] = (), question: str = "q?", answer: str = "yes") -> Task:
@@ -90,6 +90,12 @@ def test_the_remote_teacher_shows_each_area_and_tells_why_a_trace_was_refused() 
     assert "Expected area 1." in teacher.messages(again)[1].text
 
 
+def test_a_trace_is_found_behind_what_a_model_thought_before() -> None:
+    trace = "<think><area>[]</area><text>a</text></think><answer>b</answer>"
+    assert trace_in(f"<think>I plan <think>…</think>.</think>\n{trace}") == trace
+    assert trace_in(f"<think>plan</think>\n\n{trace}\nThis keeps to <think>.") == trace
+
+
 def test_a_trace_is_found_in_a_fence() -> None:
     assert trace_in("Here:\n```\n<think>a</think><answer>b</answer>\n```") == "<think>a</think><answer>b</answer>"
     assert trace_in("I cannot.") == "I cannot."
@@ -106,7 +112,7 @@ class Server:
     """A stub of a teacher's server: what it does with its n-th call about a question is said by `plan`."""
 
     plan: dict[str, list[str]] = field(default_factory=dict)
-    """Question -> what happens at each call: "ok", "wrong", "prose", "late", "429", "500", "400", "half", "401"."""
+    """Question -> what happens at each call: "ok", "wrong", "prose", "late", "half", or a status ("400", …)."""
     default: str = "ok"
     calls: list[dict[str, Any]] = field(default_factory=list)
     most_at_once: int = 0
@@ -126,7 +132,7 @@ class Server:
         try:
             if what == "late":
                 time.sleep(1.5)
-            if what in ("429", "500", "400", "401"):
+            if what in ("429", "500", "400", "401", "402"):
                 return int(what), "{}", {"retry-after": "0"}
             return 200, self._said(what, text), {}
         finally:
@@ -177,10 +183,18 @@ def serving(server: Server) -> Iterator[Server]:
 
 
 def taught(
-    server: Server, path: Path, out: Path, *, timeout: float = 20.0, give_up: bool = False, **fields: Any
+    server: Server,
+    path: Path,
+    out: Path,
+    *,
+    timeout: float = 20.0,
+    give_up: bool = False,
+    retry: Sequence[str] = (),
+    **fields: Any,
 ) -> Progress:
     teacher = {"name": f"openai:stub@{server.url}", "retries": 2, "call_timeout": timeout, **fields.pop("teacher", {})}
-    return build(config_for(path, teacher=teacher, **fields), out, depth=FlatDepth(), give_up=give_up)
+    config = config_for(path, teacher=teacher, **fields)
+    return build(config, out, depth=FlatDepth(), give_up=give_up, retry=retry)
 
 
 def test_a_server_that_answers_well_is_taken_at_its_word(tmp_path: Path) -> None:
@@ -232,6 +246,81 @@ def test_a_late_answer_is_not_waited_for_and_asked_for_again(tmp_path: Path) -> 
     assert done.accepted == 2
 
 
+def test_what_a_server_refuses_does_not_end_a_build(tmp_path: Path) -> None:
+    plan = {f"What is at place {i}?": ["400", "400"] for i in range(1, 8)}
+    with serving(Server(plan)) as server:
+        done = taught(server, questions(tmp_path / "s", 9), tmp_path / "out", concurrency=1, failures_in_a_row=2)
+    assert (done.accepted, done.rejected) == (2, 7)
+
+
+def test_as_many_calls_as_are_under_way_may_fail_of_one_blip(tmp_path: Path) -> None:
+    plan = {f"What is at place {i}?": ["500"] for i in range(6)}
+    with serving(Server(plan)) as server:
+        path = questions(tmp_path / "s", 8)
+        done = taught(server, path, tmp_path / "out", concurrency=6, failures_in_a_row=2, teacher={"retries": 1})
+    assert (done.accepted, done.rejected) == (8, 0)
+
+
+def test_a_server_that_refuses_everything_ends_the_build_early(tmp_path: Path) -> None:
+    with serving(Server(default="400")) as server:
+        with pytest.raises(PolicyUnavailable, match=r"refused all of 6 samples, last: .*400"):
+            taught(server, questions(tmp_path / "s", 30), tmp_path / "out", concurrency=2, failures_in_a_row=6)
+        assert len(server.calls) <= 6 + 2 * 2
+
+
+def test_a_build_of_which_only_refused_samples_are_left_is_not_blocked(tmp_path: Path) -> None:
+    class Enough(Exception):
+        pass
+
+    def stop(progress: Progress) -> None:
+        if progress.accepted == 2:
+            raise Enough
+
+    path, out = questions(tmp_path / "s", 8), tmp_path / "out"
+    few: dict[str, Any] = {"concurrency": 1, "failures_in_a_row": 2}
+    with pytest.raises(Enough):
+        build(
+            config_for(path, teacher={"name": "openai:stub@http://127.0.0.1:9"}, **few),
+            out,
+            teacher=Named(),
+            depth=FlatDepth(),
+            on_progress=stop,
+        )
+    with serving(Server(default="400")) as server:
+        with pytest.raises(PolicyUnavailable, match=r"failed on 6 of 8 samples, last: .*400.*--give-up"):
+            taught(server, path, out, **few)
+        done = taught(server, path, out, give_up=True, **few)
+    assert (done.earlier, done.rejected) == (2, 6)
+
+
+class Named(OfflineTeacher):
+    """Writes what the offline teacher writes, under the name of the stub."""
+
+    name = "openai:stub"
+
+
+def test_what_came_while_the_build_was_ending_is_kept(tmp_path: Path) -> None:
+    class Slow(PolicyUnavailable):
+        def __str__(self) -> str:
+            time.sleep(0.3)  # so long it takes to say what was wrong
+            return "away"
+
+    class Away(OfflineTeacher):
+        def write(self, task: Task) -> Reply:
+            if "place 2" not in task.question:
+                raise Slow
+            return super().write(task)
+
+    def wait(_: Progress) -> None:
+        time.sleep(0.3)
+
+    path, out = questions(tmp_path / "s", 3), tmp_path / "out"
+    config = config_for(path, concurrency=1, failures_in_a_row=1)
+    with pytest.raises(PolicyUnavailable, match="2 times in a row, last: away 1 finished samples are kept"):
+        build(config, out, teacher=Away(), depth=FlatDepth(), on_progress=wait)
+    assert build(config, out, depth=FlatDepth()).earlier == 1
+
+
 def test_a_server_that_never_answers_ends_the_build_and_loses_nothing(tmp_path: Path) -> None:
     path, out = questions(tmp_path / "s", 12), tmp_path / "out"
     with serving(Server(default="500", plan={f"What is at place {i}?": ["ok"] for i in range(5)})) as server:
@@ -251,6 +340,38 @@ def test_what_a_living_server_refuses_twice_is_the_samples_own_fault(tmp_path: P
         done = taught(server, questions(tmp_path / "s", 4), tmp_path / "out")
     assert (done.accepted, done.rejected) == (3, 1)
     assert "400" in rejects(tmp_path / "out")["refused"].message
+
+
+@pytest.mark.parametrize("plan", [["402", "402"], ["500", "400"]])
+def test_an_expired_key_or_a_single_refusal_rejects_no_sample(plan: list[str], tmp_path: Path) -> None:
+    path, out = questions(tmp_path / "s", 4), tmp_path / "out"
+    with serving(Server({"What is at place 2?": plan})) as server:
+        with pytest.raises(PolicyUnavailable, match=rf"failed on 1 of 4 samples, last: .*{plan[-1]}"):
+            taught(server, path, out, teacher={"retries": 1}, give_up="402" in plan)
+        done = taught(server, path, out)
+    assert (done.earlier, done.accepted, done.rejected) == (3, 1, 0)
+
+
+def test_a_key_that_expires_on_the_way_ends_the_build(tmp_path: Path) -> None:
+    plan = {f"What is at place {i}?": ["ok"] for i in range(3)}
+    with serving(Server(plan, default="402")) as server:
+        with pytest.raises(PolicyUnavailable, match=r"failed 4 times in a row, last: .*402"):
+            taught(server, questions(tmp_path / "s", 12), tmp_path / "out", concurrency=1, failures_in_a_row=4)
+        assert len(server.calls) <= 3 + 4 + 2
+
+
+def test_a_teacher_none_of_whose_first_replies_is_accepted_ends_the_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sifthinker.training.data.build.REFUSED_AT_FIRST", 6)
+    path, out = questions(tmp_path / "s", 5), tmp_path / "out"
+    with serving(Server(default="prose")) as server:
+        with pytest.raises(DataError, match=r"first 6 replies .*2 finished samples are kept.*--retry grammar:outside"):
+            taught(server, path, out, concurrency=1)
+        assert len(server.calls) <= 9 + 3
+        server.default = "ok"
+        done = taught(server, path, out, concurrency=1, retry=["grammar:outside"])
+    assert (done.earlier, done.accepted) == (0, 5)
 
 
 def test_what_a_living_server_never_answers_stays_open_until_the_user_gives_it_up(tmp_path: Path) -> None:

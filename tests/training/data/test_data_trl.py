@@ -5,11 +5,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from building import built, questions
+from building import FlatDepth, built, config_for, questions
 
 from sifthinker.nodes.depth import DepthMap
 from sifthinker.policy.errors import DataError
+from sifthinker.training.data.build import build
 from sifthinker.training.data.load import training_set
+from sifthinker.training.data.runner import Progress
 from sifthinker.training.rewards import answer_reward, depth_reward, format_reward, grounding_reward
 
 pytest.importorskip("datasets")
@@ -59,6 +61,25 @@ def test_a_shard_of_which_everything_was_rejected_is_passed_over(tmp_path: Path)
     source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     assert len(built(source, tmp_path / "out", shard_size=2)) == 2
     assert len(training_set(tmp_path / "out")) == 2
+
+
+def test_an_unfinished_build_is_not_trained_on_without_a_word(tmp_path: Path) -> None:
+    class Enough(Exception):
+        pass
+
+    def stop(progress: Progress) -> None:
+        if progress.accepted == 3:
+            raise Enough
+
+    path, out = questions(tmp_path / "s", 5), tmp_path / "out"
+    config = config_for(path, shard_size=2, concurrency=1)
+    with pytest.raises(Enough):
+        build(config, out, depth=FlatDepth(), on_progress=stop)
+    with pytest.raises(DataError, match="not complete: `sifthinker data build` ended too early"):
+        training_set(out)
+    assert len(training_set(out, allow_partial=True)) == 2
+    build(config, out, depth=FlatDepth())
+    assert len(training_set(out)) == 5
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from sifthinker.policy.errors import UsageError
 from sifthinker.training.rewards import AnswerReward, ProgressMemory, answer_reward, fill_failed
 from sifthinker.training.rewards.answer import Case, questions, sample_keys
 from sifthinker.training.rewards.matching import AnswerKind, anls, levenshtein, match
+from sifthinker.training.rewards.wording import likeness
 
 Said = Callable[..., str]
 BOX = (0.1, 0.1, 0.5, 0.5, 0.4)
@@ -103,6 +104,46 @@ def test_every_text_is_its_own_right_answer(text: str) -> None:
 def test_similarity_below_one_half_is_none() -> None:
     assert anls("abcd", "abxy") == 0.5
     assert anls("abcd", "axyz") == 0.0
+
+
+WORN = "What is the man wearing?"
+
+
+@pytest.mark.parametrize(
+    ("said", "truth", "question", "score"),
+    [
+        ("The man is wearing a red shirt", "The man is wearing a red shirt.", WORN, 1.0),
+        ("a red shirt", "The man is wearing a red shirt.", WORN, 1.0),  # the rest is the question's
+        ("The man wears a red shirt.", "a red shirt", WORN, 1.0),
+        ("coca cola", "Coca-Cola", "", 1.0),
+        ("There are 7 dogs", "There are seven dogs.", "How many dogs?", 1.0),
+        ("Starbuks", "Starbucks", "", 8 / 9),  # a slip in a long word
+        ("a yelow umbrella", "a yellow umbrella", "", 11 / 12),
+        ("a small brown dog", "a brown dog", "", 0.5),
+        ("shirt", "a red shirt", WORN, 0.0),
+        ("a red shirt", "The man is wearing a red shirt.", "", 0.0),  # without the question all of it must be said
+        ("red, blue, green", "red", "What color is it?", 0.0),
+        ("a white skirt", "a white shirt", WORN, 0.0),  # in a short word a slip is another word
+        ("unopened", "opened", "", 0.0),
+        ("the blue cube", "the red cube", "Which is nearer, the red cube or the blue cube?", 0.0),
+        ("?!", "!!", "", 0.0),
+    ],
+)
+def test_a_free_text_must_say_what_the_right_one_says(said: str, truth: str, question: str, score: float) -> None:
+    assert likeness(said, truth, question)[0] == pytest.approx(score)
+
+
+@given(st.text(max_size=60), st.text(max_size=30), st.text(max_size=30))
+def test_no_text_makes_the_comparison_raise(said: str, truth: str, question: str) -> None:
+    assert 0 <= likeness(said, truth, question)[0] <= 1
+
+
+def test_the_reward_knows_the_question_from_its_column_or_from_the_prompt(said: Said) -> None:
+    completions, answer = [said([BOX], answer="a red shirt")], ["The man is wearing a red shirt."]
+    assert answer_reward(completions=completions, answer=answer, question=[WORN]) == [1.0]
+    assert answer_reward(completions=completions, answer=answer, prompts=[WORN]) == [1.0]
+    assert AnswerReward()(completions=completions, answer=answer, prompts=[WORN]) == [1.0]
+    assert answer_reward(completions=completions, answer=answer) == [0.0]
 
 
 @given(st.text("abc", max_size=12), st.text("abcd", max_size=12))

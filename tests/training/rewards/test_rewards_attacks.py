@@ -12,7 +12,17 @@ from hypothesis import strategies as st
 from sifthinker.nodes.depth import DepthMap
 from sifthinker.policy.boxes import WHOLE, Box, hull
 from sifthinker.policy.trace import AreaBox, Step, Trace, render
-from sifthinker.training.rewards.attacks import ATTACKS, REWARDS, Sample, earned, honest, world_samples
+from sifthinker.training.rewards.attacks import (
+    ATTACKS,
+    REWARDS,
+    WRONG_ANSWERS,
+    Sample,
+    answering,
+    earned,
+    honest,
+    open_sample,
+    world_samples,
+)
 
 SAME_WORTH = {"bad first box on purpose", "bad first box, then all again", "repeated areas", "endless text"}
 """What ends where the honest trace ends earns what it earns."""
@@ -79,6 +89,20 @@ def test_the_published_grounding_pays_more_for_it_than_for_the_honest_trace(
 ) -> None:
     rewards = earned([ATTACKS[name](sample) for sample in samples], samples)["published"]["grounding"]
     assert np.mean(rewards) > np.mean(deserved["published"]["grounding"]) + 0.2
+
+
+@pytest.mark.parametrize("name", WRONG_ANSWERS)
+def test_no_wrong_answer_to_a_question_without_options_is_paid(name: str, samples: list[Sample]) -> None:
+    question, truth, said = WRONG_ANSWERS[name]
+    sample = open_sample(samples[0], question, truth)
+    wrong, right = earned([answering(sample, said), honest(sample)], [sample, sample])["robust"]["answer"]
+    assert (wrong, right) == (0.0, 1.0)
+
+
+def test_the_published_answer_is_compared_by_its_letters_as_before(samples: list[Sample]) -> None:
+    question, truth, said = WRONG_ANSWERS["another number"]
+    sample = open_sample(samples[0], question, truth)
+    assert earned([answering(sample, said)], [sample])["published"]["answer"] == [pytest.approx(15 / 16)]
 
 
 # Traces made of all sorts of areas

@@ -119,6 +119,21 @@ def test_a_file_may_hold_lines_or_a_list(folder: Path) -> None:
     assert len(json.loads(run("explain", folder / "two.jsonl", "--json", "--limit", "1").stdout)["completions"]) == 1
 
 
+def test_lines_end_where_json_lines_end_and_a_mark_of_the_encoding_is_no_text(folder: Path, said: Said) -> None:
+    record = {"completion": said([TRUE], words="One.\u2028Two.\x85"), "answer": "red"}
+    lines = "\r\n".join([json.dumps(record, ensure_ascii=False)] * 2)
+    (folder / "marked.jsonl").write_bytes(f"\ufeff{lines}".encode())
+    assert [one.completion for one in read_records(folder / "marked.jsonl")] == [record["completion"]] * 2
+
+
+def test_a_record_whose_boxes_cannot_be_meant_is_named(folder: Path, said: Said) -> None:
+    good = {"completion": said([TRUE]), "answer": "red", "boxes": [TRUE]}
+    bad = {**good, "boxes": [[10, 10, 200, 90]]}
+    (folder / "pixels.jsonl").write_text(f"{json.dumps(good)}\n{json.dumps(bad)}\n")
+    with pytest.raises(UsageError, match=r"pixels\.jsonl, line 2: .*to_unit"):
+        read_records(folder / "pixels.jsonl")
+
+
 def test_previous_shows_the_bonus(said: Said, tmp_path: Path) -> None:
     record = RewardRecord(completion=said([TRUE]), answer="red", previous=0.25)
     assert explain(record, tmp_path).rewards["answer"].robust == 1.75
@@ -209,6 +224,6 @@ def test_a_file_of_nothing_is_told(tmp_path: Path) -> None:
 
 
 def test_a_trace_whose_texts_are_empty_is_none(said: Said, ramp: DepthMap) -> None:
-    for words, earned in (("I look.", 1.0), ("", 0.0), ("  ", 0.0)):
+    for words, earned in (("I look.", 1.0), ("", 0.0), ("  ", 0.0), (".", 0.0), ("\u200b", 0.0), ("看", 1.0)):
         text = said([(*WHOLE, 0.5)], words=words)
         assert format_reward(completions=[text], depth=[ramp]) == [earned]

@@ -1,4 +1,4 @@
-"""Format: the strict parser and nothing else; and how completions are read."""
+"""Format: the strict parser, and a text to each area; and how completions are read."""
 
 from __future__ import annotations
 

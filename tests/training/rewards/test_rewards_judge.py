@@ -92,15 +92,23 @@ def cases(*said: str) -> list[Case]:
     return [Case("What is it?", "a cat", one) for one in said]
 
 
+def one_that_has_judged(server: Server, **settings: Any) -> Judge:
+    """A judge that has given a score: what fails from now on is a failure of that answer."""
+    judge = Judge("m", server.url, **settings)
+    assert judge(cases("first")) == [1.0]
+    return judge
+
+
 def test_scores_come_in_order(server: Server) -> None:
     server.reply = lambda said, before: (200, json.dumps({"score": len(said) / 10}))
     assert Judge("m", server.url)(cases("abc", "a", "abcdefghij")) == [0.3, 0.1, 1.0]
 
 
 def test_a_reply_that_cannot_be_decoded_is_a_failed_call(server: Server) -> None:
+    judge = one_that_has_judged(server, attempts=2)
     server.encoding = "gzip"
-    assert Judge("m", server.url, attempts=2)(cases("abc")) == [None]
-    assert len(server.bodies) == 2, "it was asked again"
+    assert judge(cases("abc")) == [None]
+    assert server.asked.count("abc") == 2, "it was asked again"
 
 
 def test_the_case_travels_as_data(server: Server) -> None:
@@ -151,8 +159,8 @@ def test_lasting_trouble_is_a_failure_of_that_answer_only(server: Server) -> Non
 
 
 def test_a_failure_is_not_remembered(server: Server) -> None:
+    judge = one_that_has_judged(server, attempts=1)
     server.reply = lambda said, before: (500, "") if before == 0 else (200, '{"score": 1}')
-    judge = Judge("m", server.url, attempts=1)
     assert [judge(cases("a")), judge(cases("a"))] == [[None], [1.0]]
 
 
@@ -163,8 +171,8 @@ def test_a_refused_answer_is_a_failure_without_further_attempts(server: Server) 
 
 
 def test_a_server_that_hangs_fails_the_batch_in_time(server: Server) -> None:
-    server.seconds = 5.0
-    judge = Judge("m", server.url, batch_timeout=0.3)
+    judge = one_that_has_judged(server)
+    server.seconds, judge.batch_timeout = 5.0, 0.3
     started = time.monotonic()
     assert judge(cases("a", "b")) == [None, None]
     assert time.monotonic() - started < 3
@@ -180,8 +188,21 @@ def test_what_was_judged_before_time_ran_out_counts(server: Server) -> None:
     assert Judge("m", server.url, batch_timeout=1.5)(cases("quick", "slow")) == [1.0, None]
 
 
-def test_nobody_there_is_a_failure(server: Server) -> None:
-    assert Judge("m", "http://127.0.0.1:9", attempts=2)(cases("a")) == [None]
+def test_a_judge_that_can_never_work_ends_the_run_with_the_last_reason(server: Server) -> None:
+    with pytest.raises(PolicyError, match=r"single score.*connection attempts failed"):
+        Judge("m", "http://127.0.0.1:9", attempts=2)(cases("a"))
+    server.reply = lambda said, before: (200, "It is quite right.")
+    with pytest.raises(PolicyError, match=r"on all 2 answers, last: its reply is no score .'It is quite right"):
+        Judge("m", server.url, attempts=1)(cases("a", "b"))
+
+
+def test_a_judge_that_fails_in_part_is_warned_of_with_the_last_reason(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.reply = lambda said, before: (503, "") if said == "b" else (200, '{"score": 1}')
+    judge = Judge("m", server.url, attempts=1)
+    assert [judge(cases("a", "b")), judge(cases("b"))] == [[1.0, None], [None]]
+    assert "failed on 1 of 2 answers, last: status 503" in caplog.text
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
@@ -213,12 +234,14 @@ def test_verdicts_survive_the_process(server: Server, tmp_path: Path) -> None:
 
 
 def test_a_damaged_verdict_is_asked_for_again(server: Server, tmp_path: Path) -> None:
-    Judge("m", server.url, cache=tmp_path)(cases("a"))
+    Judge("m", server.url, cache=tmp_path)(cases("a", "</think>"))
+    assert Judge("m", "http://127.0.0.1:9", cache=tmp_path)(cases("</think>")) == [1.0], "what was said is no thought"
+    next(path for path in tmp_path.rglob("*.json") if "think" in path.read_text()).unlink()
     (file,) = tmp_path.rglob("*.json")
     for damage in (b"", b'{"score": 9}', b"\xff\xfe", b"[" * 5000):
         file.write_bytes(damage)
         assert Judge("m", server.url, cache=tmp_path)(cases("a")) == [1.0]
-    assert len(server.bodies) == 5
+    assert server.asked.count("a") == 5
     assert not list(tmp_path.rglob("*.part"))
 
 
@@ -252,6 +275,8 @@ def test_a_failed_call_earns_the_mean_of_its_group(server: Server, said: Callabl
         ('{"score": 0.8}', 0.8),
         ('```json\n{"score": 0.8}\n```', 0.8),
         ("<think>Hm.</think>\n0.8", 0.8),
+        ('The answer says the same.</think>\n\n{"score": 0.8}', 0.8),
+        ('<think>Not <think>…</think> again.</think>{"score": 0.8}', 0.8),
         ("1", 1.0),
         ('{"score": true}', None),
         ('{"score": "1"}', None),
