@@ -127,11 +127,11 @@ def score(
     limit: Annotated[int | None, typer.Option(help="Only so many questions.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Shuffles the options, and draws what is sampled.")] = 0,
     temperature: Annotated[float, typer.Option(min=0, help="0 is greedy; 1 samples as GRPO-SIF does.")] = 0.0,
-    json_out: Annotated[Path | None, typer.Option("--json", help="Write scores and every answer here.")] = None,
+    json_out: Annotated[
+        Path | None, typer.Option("--json", help="Write scores and every answer here, after each mode.")
+    ] = None,
 ) -> None:
     """Accuracy, grounding and cost of a policy in each mode, by question family."""
-    import json
-
     from rich.console import Console
     from rich.progress import Progress
     from rich.table import Table
@@ -145,11 +145,27 @@ def score(
 
     chosen = read_modes(modes, "--modes")
     records = read_world(data)[:limit]
+    if json_out is not None:
+        json_out.parent.mkdir(parents=True, exist_ok=True)
     without_bars(policy)
     loaded = load_policy(policy)
     kept: dict[str, Any] = {}
     names = ["accuracy", "hiou", "valid", "depth_error", "seconds", "images", "tokens"]
     families = sorted({record.family for record in records})
+    made_by = data / "made_by.txt"
+    words = [f"sifthinker train score {policy} --data {data.name} --modes {modes} --depth {depth}"]
+    words += [f"--limit {limit}"] if limit is not None else []
+    words += [f"--seed {seed}"] if seed else []
+    words += [f"--temperature {temperature:g}"] if temperature else []
+    told = {
+        "command": " ".join(words),
+        "seed": seed,
+        "temperature": temperature,
+        "depth": depth,
+        "made_by": made_by.read_text(encoding="utf-8").strip() if made_by.is_file() else None,
+        "n": len(records),
+        "modes": kept,
+    }
     sampled = f", temperature {temperature:g}" if temperature else ""
     table = Table("", *chosen, title=f"{policy}, {len(records)} questions, depth {depth}, seed {seed}{sampled}")
     errors = Console(stderr=True)
@@ -161,27 +177,22 @@ def score(
                 on_done=lambda task=task: progress.advance(task),  # type: ignore[misc]
             )  # fmt: skip
             kept[mode] = {"scores": summary(scored).model_dump(), "answers": [s.model_dump() for s in scored]}
+            if json_out is not None:
+                _write_scores(json_out, told)
     for name in names:
         cells = [None if mode == "direct" and name in _OF_TRACES else kept[mode]["scores"][name] for mode in kept]
         table.add_row(name, *("–" if cell is None else f"{cell:.3f}" for cell in cells))
     for family in families:
         table.add_row(f"  {family}", *(f"{kept[mode]['scores']['families'][family]:.3f}" for mode in kept))
     Console().print(table)
-    if json_out is not None:
-        made_by = data / "made_by.txt"
-        words = [f"sifthinker train score {policy} --data {data.name} --modes {modes} --depth {depth}"]
-        words += [f"--seed {seed}"] if seed else []
-        words += [f"--temperature {temperature:g}"] if temperature else []
-        told = {
-            "command": " ".join(words),
-            "seed": seed,
-            "temperature": temperature,
-            "depth": depth,
-            "made_by": made_by.read_text(encoding="utf-8").strip() if made_by.is_file() else None,
-            "n": len(records),
-            "modes": kept,
-        }
-        json_out.write_text(json.dumps(told, indent=1), encoding="utf-8")
+
+
+def _write_scores(path: Path, told: dict[str, Any]) -> None:
+    import json
+
+    from sifthinker.policy.files import write_whole
+
+    write_whole(path, lambda part: part.write_text(json.dumps(told, indent=1), encoding="utf-8"))
 
 
 @app.command()

@@ -176,10 +176,10 @@ def _states(workload: Workload, shape: ModelShape, trainable: int) -> list[Part]
         why = f"{_count(shape.parameters)} × {each} bytes, adapter {_count(trainable)} × {adapter}, {weight_share[1]}"
         gradient = adapter
     elif mixed and not workload.zero:
-        # transformers trains float32 weights under autocast, which keeps a bfloat16 copy of what it multiplies by.
+        # transformers trains float32 weights under autocast, which keeps a bfloat16 copy of those that are trained.
         frozen = shape.parameters - trainable
-        weights = trainable * (4 + 2) + frozen * 2.0
-        why = f"{_count(trainable)} × (4 bytes + 2 for autocast's copy), frozen {_count(frozen)} × 2"
+        weights = trainable * (4 + 2) + frozen * 4.0
+        why = f"{_count(trainable)} × (4 bytes + 2 for autocast's copy), frozen {_count(frozen)} × 4"
         master, gradient = 0, 4
     else:
         weights = shape.parameters * each / weight_share[0]
@@ -189,8 +189,9 @@ def _states(workload: Workload, shape: ModelShape, trainable: int) -> list[Part]
     if workload.zero == 3:
         parts.append(_gathered(workload, shape, each))
     if workload.reference:
-        why = f"the start's weights for the KL term, {weight_share[1]}"
-        parts.append(Part(name="reference", bytes=shape.parameters * each / weight_share[0], why=why))
+        reference = each if workload.zero else 4  # TRL loads it in float32, and DeepSpeed casts it
+        why = f"the start's weights × {reference} bytes for the KL term, {weight_share[1]}"
+        parts.append(Part(name="reference", bytes=shape.parameters * reference / weight_share[0], why=why))
     why = f"{_count(trainable)} trained × {gradient} bytes, {state_share[1]}"
     parts.append(Part(name="gradients", bytes=trainable * gradient / state_share[0], why=why))
     kept = (0 if workload.optimizer == "sgd" else 8) + master

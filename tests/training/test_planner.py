@@ -83,7 +83,7 @@ def test_zero_3_gathers_the_whole_model_wherever_it_answers(shapes: dict[str, Mo
 def test_full_training_without_sharding_does_not_fit_where_lora_does(shapes: dict[str, ModelShape]) -> None:
     full = plan(Workload(model=QWEN3_4B, gpu_gb=24), shapes[QWEN3_4B])
     trained = 4_437_815_808 - 415_347_712
-    assert full.part("weights").bytes == trained * 6 + 415_347_712 * 2
+    assert full.part("weights").bytes == trained * 6 + 415_347_712 * 4, "the frozen tower is in float32 too"
     assert full.part("optimiser").bytes == trained * 8
     assert full.fits is False
 
@@ -93,6 +93,8 @@ def test_a_reference_and_what_generates_are_counted(shapes: dict[str, ModelShape
     made = plan(Workload(model=QWEN25_7B, gpus=8, zero=3, reference=True, generation=sampled), shapes[QWEN25_7B])
     assert made.part("reference").bytes == 8_292_166_656 * 2 / 8
     assert made.part("KV cache").bytes == 8 * 3000 * 2 * 28 * 4 * 128 * 2
+    whole = plan(Workload(model=QWEN25_7B, reference=True), shapes[QWEN25_7B])
+    assert whole.part("reference").bytes == 8_292_166_656 * 4
     shared = sampled.model_copy(update={"engine": "vllm-colocate", "share": 0.25})
     made = plan(Workload(model=QWEN25_7B, gpu_gb=80, generation=shared), shapes[QWEN25_7B])
     assert made.part("vLLM").bytes == 20e9

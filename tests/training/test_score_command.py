@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sifthinker.agent.cli import run
+from sifthinker.policy.errors import PolicyError
+from sifthinker.training.evaluate import Scored
 from sifthinker.training.world.dataset import make_world
 
 
@@ -20,7 +23,7 @@ def world(tmp_path: Path) -> Path:
 def test_an_answer_without_a_trace_has_no_boxes_to_score(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = tmp_path / "scores.json"
+    told = tmp_path / "scores/of/today.json"
     command = ["train", "score", "embedded", "--data", str(world), "--modes", "direct,internal", "--json", str(told)]
     assert run(command) == 0
     said = capsys.readouterr()
@@ -32,6 +35,29 @@ def test_an_answer_without_a_trace_has_no_boxes_to_score(
     assert float(rows["accuracy"][0]) >= 0
     assert "Loading weights" not in said.err
     assert set(json.loads(told.read_text())["modes"]) == {"direct", "internal"}
+
+
+def test_scores_are_kept_after_each_mode(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = tmp_path / "scores.json"
+
+    def broken_off(policy: Any, records: Any, folder: Path, *, mode: str, **others: Any) -> list[Scored]:
+        if mode == "internal":
+            raise PolicyError("The second mode is broken off.")
+        return [
+            Scored(id=one.id, family=one.family, answer="", right=True, valid=True, hiou=0.0, depth_error=None,
+                   seconds=0.0, images=2, tokens=9)
+            for one in records
+        ]  # fmt: skip
+
+    monkeypatch.setattr("sifthinker.training.evaluate.score", broken_off)
+    command = ["train", "score", "embedded", "--data", str(world), "--modes", "direct,internal", "--limit", "1"]
+    assert run([*command, "--json", str(told)]) == 1
+    assert "broken off" in capsys.readouterr().err
+    kept = json.loads(told.read_text())
+    assert kept["modes"]["direct"]["scores"]["accuracy"] == 1.0
+    assert kept["command"].endswith("--limit 1")
 
 
 @pytest.mark.parametrize(

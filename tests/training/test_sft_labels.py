@@ -132,8 +132,20 @@ def test_a_sample_over_the_limit_is_left_out_whole(policy: LocalPolicy) -> None:
     assert batch["left_out"].tolist() == [1]
     assert batch["rows"].tolist() == [0, 1]
     assert len(batch["input_ids"]) == 1
-    nothing = Collator(encoder, max_tokens=16)(rows)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_where_all_are_over_the_limit_a_small_picture_takes_their_place(policy: LocalPolicy, batch: int) -> None:
+    rows = [{"row": 3, "conversation": turns_of("tools", size=(900, 600))}] * batch
+    collate = Collator(TurnEncoder(policy.encoder), max_tokens=64)
+    nothing = collate(rows)
+    assert nothing["input_ids"].shape[1] <= 64
     assert (nothing["labels"] == IGNORED).all()
+    assert len(nothing["image_grid_thw"]) == 1, "the vision tower is run, as in every other process"
+    assert (nothing["rows"].tolist(), nothing["left_out"].tolist()) == ([3] * batch, [batch])
+    again = Collator(TurnEncoder(policy.encoder), max_tokens=64)
+    again([{"row": 0, "conversation": turns_of("direct", shown=False)}])
+    assert all(torch.equal(again(rows)[name], tensor) for name, tensor in nothing.items()), "whatever came before"
 
 
 def test_a_template_that_changes_earlier_turns_is_learnt_turn_by_turn(policy: LocalPolicy) -> None:

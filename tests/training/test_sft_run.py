@@ -10,17 +10,19 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForImageTextToText
 from tuning import small_data, small_recipe, tiny_model
 
 from sifthinker.agent.cli import run as sifthinker
 from sifthinker.policy.boxes import BoxSpace
-from sifthinker.policy.errors import PolicyError, UsageError
+from sifthinker.policy.errors import DataError, PolicyError, UsageError
 from sifthinker.policy.load import load_policy
 from sifthinker.policy.messages import ImagePart, message
 from sifthinker.training import checkpoints
 from sifthinker.training.sft.evaluation import Told, scores_of
 from sifthinker.training.sft.records import begin
+from sifthinker.training.sft.resuming import restore
 from sifthinker.training.sft.run import train
 from sifthinker.training.sft.schedule import Schedule
 from sifthinker.training.sft.start import load_start
@@ -104,6 +106,37 @@ def test_a_resumed_run_ends_in_the_same_weights(whole: Path, place: Path) -> Non
     first, second = (load_file(folder / "policy/adapter_model.safetensors") for folder in (whole, run))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not (run / "checkpoints/.saving").exists()
+
+
+def test_a_resumed_run_of_all_weights_ends_in_the_same_weights(place: Path, tmp_path: Path) -> None:
+    """transformers writes Qwen2.5-VL's under other names than they have in memory."""
+    model = tiny_model(tmp_path / "model", "qwen2_5_vl")
+    recipe = small_recipe(
+        place, model=str(model), lora=None, train_vision=True, modes={"internal": 1}, batch=1, accumulate=1,
+        max_steps=2, save_every=1, lr=1e-2, warmup=0,
+    )  # fmt: skip
+    weights = load_file(train(recipe, tmp_path / "run") / "model.safetensors")
+    record = json.loads((tmp_path / "run/run.json").read_text(encoding="utf-8"))
+    (tmp_path / "run/run.json").write_text(json.dumps({**record, "finished": False}), encoding="utf-8")
+    checkpoints.remove(tmp_path / "run/checkpoints/checkpoint-2")
+    resumed = load_file(train(recipe, tmp_path / "run") / "model.safetensors")
+    assert all(torch.equal(resumed[name], tensor) for name, tensor in weights.items())
+
+
+def test_weights_of_another_model_are_no_checkpoint(tmp_path: Path) -> None:
+    model = AutoModelForImageTextToText.from_pretrained(tiny_model(tmp_path / "model", "qwen2_5_vl"))
+    path = tmp_path / "model/model.safetensors"
+    weights = load_file(path)
+    save_file({**weights, "more.weight": torch.ones(1)}, path, metadata={"format": "pt"})
+    with pytest.raises(DataError, match=r"more\.weight is unexpected, 1 such"):
+        restore(model, tmp_path / "model")
+    name = next(name for name in weights if "layernorm" in name)
+    save_file({other: weights[other] for other in weights if other != name}, path, metadata={"format": "pt"})
+    with pytest.raises(DataError, match="is missing, 1 such"):
+        restore(model, tmp_path / "model")
+    path.write_bytes(b"half")
+    with pytest.raises(DataError, match="cannot be read"):
+        restore(model, tmp_path / "model")
 
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])

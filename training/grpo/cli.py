@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 SHOWN_QUESTIONS = 8
 """Of the first round, named by a dry run."""
 NEEDED = ("trl", "peft", "accelerate", "datasets")
+VLLM = "'vllm>=0.22,<=0.31'"
+"""The versions that TRL (1.16) takes, for pip."""
 
 
 def grpo(
@@ -161,7 +163,7 @@ def _require(recipe: GrpoRecipe, *, dry: bool) -> None:
     extra += ["vllm"] if recipe.trl.get("use_vllm") and not dry else []
     for package in (*NEEDED, *extra):
         if importlib.util.find_spec(package) is None:
-            source = package if package in extra else "'sifthinker[train]'"
+            source = VLLM if package == "vllm" else package if package in extra else "'sifthinker[train]'"
             raise SifthinkerError(f"This recipe needs {package}, which is not installed: pip install {source}.")
     if recipe.on_cpu or dry:
         return

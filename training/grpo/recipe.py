@@ -75,7 +75,11 @@ class JudgeConfig(_Part):
     model: str
     url: str
     cache: Path | None = Field(default=None, description="Folder for verdicts; by default judge/ in the run's folder.")
-    max_concurrent: int = Field(default=16, ge=1)
+    max_concurrent: int = Field(
+        default=16,
+        ge=1,
+        description="Calls under way at once in all processes together; each has an equal share, one at the least.",
+    )
     attempts: int = Field(default=4, ge=1)
     call_timeout: float = Field(default=30.0, gt=0)
     batch_timeout: float = Field(default=180.0, gt=0)

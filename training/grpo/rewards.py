@@ -45,8 +45,13 @@ def build_rewards(
     return [all_of_them[name] for name in weights], list(weights.values())
 
 
-def load_judge(config: JudgeConfig | None, run: Path) -> Judges | None:
+def load_judge(config: JudgeConfig | None, run: Path, *, processes: int = 1) -> Judges | None:
     """The judge of a run; None where there is none.
+
+    Args:
+        config: which.
+        run: the run's folder, which keeps its verdicts.
+        processes: that each have one, and share its calls.
 
     Raises:
         UsageError: what it needs is not installed, or its address is none.
@@ -61,7 +66,7 @@ def load_judge(config: JudgeConfig | None, run: Path) -> Judges | None:
         config.model,
         config.url,
         cache=config.cache or run / "judge",
-        max_concurrent=config.max_concurrent,
+        max_concurrent=max(1, config.max_concurrent // processes),
         attempts=config.attempts,
         call_timeout=config.call_timeout,
         batch_timeout=config.batch_timeout,

@@ -28,7 +28,7 @@ from sifthinker.training.grpo.data import load_rows
 from sifthinker.training.grpo.recipe import GrpoRecipe
 from sifthinker.training.grpo.record import begin
 from sifthinker.training.grpo.rewards import build_rewards, load_judge
-from sifthinker.training.grpo.start import arguments, load_start
+from sifthinker.training.grpo.start import arguments, bar_images, load_start
 from sifthinker.training.grpo.tables import RolloutTables, append
 from sifthinker.training.grpo.trainer import PROGRESS, FocusGRPOTrainer, everyone
 from sifthinker.training.launch import check_processes, own_rank, settle_on_cpu
@@ -95,12 +95,13 @@ def build(recipe: GrpoRecipe, out: Path, record: RunRecord) -> tuple[FocusGRPOTr
     args = arguments(recipe, out)  # ZeRO-3 shards what is loaded after it
     check_processes(recipe.machines, args.world_size)
     model, processor, profile = load_start(recipe, name=out.name)
+    if args.use_vllm:
+        bar_images(args, processor)
     record.parameters = count_parameters(model)
     memory = ProgressMemory()
     gather = everyone if args.world_size > 1 else list
-    rewards, args.reward_weights = build_rewards(
-        recipe.rewards, memory=memory, judge=load_judge(recipe.rewards.judge, out), gather=gather
-    )
+    judge = load_judge(recipe.rewards.judge, out, processes=args.world_size)
+    rewards, args.reward_weights = build_rewards(recipe.rewards, memory=memory, judge=judge, gather=gather)
     tables = RolloutTables(
         out,
         every=recipe.rollouts.every,

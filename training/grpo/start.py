@@ -61,6 +61,17 @@ def check_arguments(recipe: GrpoRecipe) -> GRPOConfig:
         )
 
 
+def bar_images(settings: GRPOConfig, processor: Any) -> None:
+    """Have vLLM never say a token that stands for an image or a video: it would have no features, and end the run.
+
+    Where transformers samples, TRL sees to it itself.
+    """
+    barred = {getattr(processor, name, None): -100.0 for name in ("image_token_id", "video_token_id")}
+    given = dict(settings.generation_kwargs or {})
+    bias = {token: value for token, value in barred.items() if token is not None}
+    settings.generation_kwargs = {**given, "logit_bias": {**(given.get("logit_bias") or {}), **bias}}
+
+
 def _config(**given: Any) -> GRPOConfig:
     try:
         return GRPOConfig(**given)
@@ -79,9 +90,10 @@ def load_start(recipe: GrpoRecipe, *, name: str) -> tuple[Any, Any, PolicyProfil
     check_start(recipe)
     adapter = sft_start.is_adapter(Path(recipe.policy).expanduser())
     if adapter and recipe.lora is None and float(recipe.trl.get("beta", 0.0)):
+        other = "" if recipe.machines.zero == 3 else ", or train with beta: 0"  # ZeRO-3 cannot begin with an adapter
         raise UsageError(
             f"{recipe.policy} is an adapter, and the KL term of a full training would be against its base model: "
-            "`sifthinker merge` it first, or train with lora, or with beta: 0."
+            f"`sifthinker merge` it first{other}."
         )
     model, processor, profile = sft_start.load_start(as_sft(recipe), name=name)
     if recipe.share_prompts and not can_share(model):

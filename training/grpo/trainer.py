@@ -1,12 +1,13 @@
 """TRL's GRPOTrainer for multi-image prompts, with what GRPO-SIF adds.
 
-Five things are added, each in one named place, and nothing of TRL's loss is touched:
+Six things are added, each in one named place, and nothing of TRL's loss is touched:
 
 - prompts shared by their group, when sampling (`_generate_single_turn`) and when learning
   (`_get_per_token_logps_and_entropies`), where the recipe asks for it; otherwise TRL's own code runs;
+- prompts as a colocated vLLM takes them (`placeholders`);
 - an order of questions that is a function of the seed (`order`), so that a run that goes on asks the same;
 - the memory of the progress bonus goes into checkpoints, and rests during evaluations;
-- checkpoints that are known to be whole;
+- checkpoints that are known to be whole, and are gone on from whatever names transformers writes their weights under;
 - what was sampled is told to listeners (tables, the trajectory).
 """
 
@@ -26,7 +27,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOTrainer
 from trl.models.utils import unwrap_model_for_generation
 
-from sifthinker.policy.errors import DataError
+from sifthinker.policy.errors import DataError, UsageError
 from sifthinker.training import checkpoints
 from sifthinker.training.grpo.attention import rows_of
 from sifthinker.training.grpo.order import RoundSampler, order_of
@@ -34,6 +35,7 @@ from sifthinker.training.grpo.rollout import Sampling, sample
 from sifthinker.training.grpo.sharing import Completions, Prompts, distinct, install
 from sifthinker.training.grpo.tables import Rollouts
 from sifthinker.training.rewards import ProgressMemory
+from sifthinker.training.sft.resuming import restore
 
 PROGRESS = "progress.json"
 """The memory of the progress bonus, in a checkpoint."""
@@ -97,6 +99,9 @@ class FocusGRPOTrainer(GRPOTrainer):
         num_generations: int,
         has_tool_images: bool = False,
     ) -> tuple[list[list[int]], Any]:
+        if self.use_vllm and self.vllm_mode == "colocate" and images is not None:
+            pad = self._image_pad_token_id
+            prompt_ids = [placeholders(row, pad, len(some or ())) for row, some in zip(prompt_ids, images, strict=True)]
         if not self.share_prompts or self._owner is None:
             completions, logprobs = super()._generate_single_turn(
                 prompt_ids, images, multimodal_fields, num_generations, has_tool_images
@@ -243,6 +248,13 @@ class FocusGRPOTrainer(GRPOTrainer):
             checkpoints.rotate(folder, self.keep)
         self.accelerator.wait_for_everyone()
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """As transformers', but a model without an adapter gets all of its weights, or none."""
+        if hasattr(self.model, "get_base_model"):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            restore(self.model, Path(resume_from_checkpoint))
+
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None:
@@ -254,6 +266,29 @@ class FocusGRPOTrainer(GRPOTrainer):
             raise DataError(
                 f"{path} cannot be read ({error}): remove that checkpoint to go on from the last."
             ) from error
+
+
+def placeholders(ids: Sequence[int], pad: int | None, images: int) -> list[int]:
+    """A prompt with one token for each image, where the processor has put as many as the image has features.
+
+    A colocated vLLM looks at the images itself and puts the tokens of their features in place of the first that it
+    finds, whatever follows; TRL (1.16) hands it the processor's. A server is told where they lie, and needs them all.
+
+    Args:
+        ids: of the prompt.
+        pad: the token that stands for an image.
+        images: in the prompt.
+
+    Raises:
+        UsageError: the model marks its images otherwise than by one run of that token each.
+    """
+    kept = [token for place, token in enumerate(ids) if token != pad or place == 0 or ids[place - 1] != pad]
+    if (found := sum(token == pad for token in kept)) != images:
+        raise UsageError(
+            f"A colocated vLLM is handed one run of image tokens for each of {images} images, and this model's prompt "
+            f"has {found}: say use_vllm: false."
+        )
+    return kept
 
 
 def on_device(prompts: Prompts, device: torch.device) -> Prompts:

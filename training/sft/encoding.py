@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from PIL import Image
 
 from sifthinker.policy.encoding import ChatEncoder, Encoded
 from sifthinker.policy.errors import DataError
-from sifthinker.policy.messages import Message
+from sifthinker.policy.messages import ImagePart, Message, message
 
 IGNORED = -100
 """The label of a token that is not learnt."""
@@ -107,8 +108,8 @@ class Collator:
 
     Args:
         turns: encodes conversations.
-        max_tokens: sequences longer than this are left out; they keep their place with nothing to learn where a batch
-            would otherwise be empty.
+        max_tokens: sequences longer than this are left out; where a batch would be empty, a small picture with nothing
+            to learn takes their place, so that memory is what was planned, and every process still looks at a picture.
     """
 
     def __init__(self, turns: TurnEncoder, *, max_tokens: int | None = None) -> None:
@@ -122,12 +123,19 @@ class Collator:
         kept = [sequence for sequence in sequences if len(sequence.input_ids) <= limit]
         left_out = len(sequences) - len(kept)
         if not kept:
-            shortest = min(sequences, key=lambda sequence: len(sequence.input_ids))
-            kept = [TurnSequence(shortest.input_ids, torch.full_like(shortest.labels, IGNORED), shortest.vision)]
+            kept = self._nothing()
         batch = self._stacked(kept)
         batch["rows"] = torch.tensor([row["row"] for row in rows])
         batch["left_out"] = torch.tensor([left_out])
         return batch
+
+    def _nothing(self) -> list[TurnSequence]:
+        """A short sequence with a picture, of which nothing is learnt."""
+        turns = [message("user", ImagePart(Image.new("RGB", (32, 32))), "?"), message("assistant", "")]
+        return [
+            TurnSequence(one.input_ids, torch.full_like(one.labels, IGNORED), one.vision)
+            for one in self.turns.encode(turns)
+        ]
 
     def _stacked(self, sequences: Sequence[TurnSequence]) -> dict[str, torch.Tensor]:
         pad = self.turns.tokenizer.pad_token_id

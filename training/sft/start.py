@@ -21,7 +21,8 @@ from sifthinker.training.sizes import VISION
 def load_start(recipe: SftRecipe, *, name: str) -> tuple[Any, Any, PolicyProfile]:
     """The model that is trained, on the CPU; its processor; the profile of the trained policy.
 
-    Frozen weights are loaded in bfloat16, trained ones in float32 unless DeepSpeed keeps a master copy of them.
+    Where bfloat16 is asked for, the weights have it under an adapter, and under DeepSpeed, which keeps a master copy of
+    what is trained. Otherwise all of them, a frozen vision tower's too, are in float32.
 
     Raises:
         PolicyLoadError: nothing usable at the recipe's `model`. UsageError: an adapter, where another is to be trained.
@@ -33,8 +34,8 @@ def load_start(recipe: SftRecipe, *, name: str) -> tuple[Any, Any, PolicyProfile
             f"are nowhere on disk: `sifthinker merge {recipe.model} --out MERGED` first, and begin with that."
         )
     half = not recipe.on_cpu and recipe.machines.precision == "bf16"
-    frozen = recipe.lora is not None or recipe.machines.zero > 0
-    dtype = torch.bfloat16 if half and frozen else torch.float32
+    elsewhere = recipe.lora is not None or recipe.machines.zero > 0  # steps are made on an adapter, or DeepSpeed's copy
+    dtype = torch.bfloat16 if half and elsewhere else torch.float32
     load = _load_sharded if recipe.machines.zero == 3 else _load_whole
     model, processor, profile = load(source, recipe, dtype)
     if recipe.max_pixels is not None:

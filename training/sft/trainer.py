@@ -18,6 +18,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import SFTConfig, SFTTrainer
 
 from sifthinker.training import checkpoints
+from sifthinker.training.sft.resuming import restore
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +82,13 @@ class FocusTrainer(SFTTrainer):
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """The card is written at the end, from the run's own records."""
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """As transformers', but a model without an adapter gets all of its weights, or none."""
+        if hasattr(self.model, "get_base_model"):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            restore(self.model, Path(resume_from_checkpoint))
 
     def _get_output_dir(self, trial: Any) -> str:
         folder = str(super()._get_output_dir(trial))

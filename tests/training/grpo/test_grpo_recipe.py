@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sifthinker.agent.cli import run
-from sifthinker.policy.errors import UsageError
+from sifthinker.policy.errors import SifthinkerError, UsageError
 from sifthinker.training.changes import changed
 from sifthinker.training.folders import locked
 from sifthinker.training.grpo import cli
@@ -69,6 +69,13 @@ def test_vllm_is_passed_through_to_trl(vllm: dict[str, Any], settings: dict[str,
     engine = plan_of(recipe).workload.generation
     assert engine is not None
     assert engine.engine == f"vllm-{vllm['vllm_mode']}"
+
+
+def test_a_vllm_that_trl_does_not_take_is_not_what_is_advised(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = read_recipe(load_recipe("qwen2.5-vl-7b-grpo"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "vllm" else object())
+    with pytest.raises(SifthinkerError, match=r"pip install 'vllm>=0\.22,<=0\.31'\.$"):
+        cli._require(recipe, dry=False)
 
 
 def test_the_reference_of_the_kl_term_is_of_the_same_revision(settings: dict[str, Any], tmp_path: Path) -> None:

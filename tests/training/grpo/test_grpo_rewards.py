@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -80,3 +81,10 @@ def test_a_judge_is_made_from_the_recipe(tmp_path: Path) -> None:
     assert judge is not None
     assert judge.attempts == 2  # type: ignore[attr-defined]
     assert judge.cache.folder == tmp_path / "judge"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("processes", "each"), [(1, 16), (8, 2), (32, 1)])
+def test_the_calls_of_a_judge_are_shared_by_the_processes(processes: int, each: int, tmp_path: Path) -> None:
+    pytest.importorskip("httpx")
+    judge: Any = load_judge(JudgeConfig(model="qwen3-32b", url="http://localhost:1/v1"), tmp_path, processes=processes)
+    assert judge.max_concurrent == each

@@ -159,6 +159,21 @@ def test_a_run_goes_from_recipe_to_policy_and_after_a_break_as_if_there_had_been
         train(recipe.model_copy(update={"seed": 9}), broken)
 
 
+def test_a_resumed_run_of_all_weights_goes_on_from_them(
+    tiny_folders: dict[str, Path], settings: dict[str, Any], tmp_path: Path
+) -> None:
+    """transformers writes Qwen2.5-VL's under other names than they have in memory."""
+    built(questions(tmp_path / "s", 4), tmp_path / "data")
+    recipe = _tiny(tiny_folders["qwen2_5_vl"], tmp_path / "data", settings, rewards={"form": "random"}, average=1)
+    recipe["trl"] |= {"max_steps": 2, "save_steps": 1}
+    weights = load_file(train(read_recipe(recipe), tmp_path / "run") / "model.safetensors")
+    record = json.loads((tmp_path / "run/run.json").read_text(encoding="utf-8"))
+    (tmp_path / "run/run.json").write_text(json.dumps({**record, "finished": False}), encoding="utf-8")
+    checkpoints.remove(tmp_path / "run/checkpoints/checkpoint-2")
+    resumed = load_file(train(read_recipe(recipe), tmp_path / "run") / "model.safetensors")
+    assert all(torch.equal(resumed[name], tensor) for name, tensor in weights.items())
+
+
 def test_the_policy_is_the_mean_of_the_last_checkpoints_where_the_recipe_says_so(
     settings: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -179,12 +194,16 @@ def test_a_folder_of_something_else_is_left_alone(settings: dict[str, Any], tmp_
         train(read_recipe(settings), tmp_path)
 
 
-def test_an_adapter_is_no_start_for_a_full_training_with_a_kl_term(settings: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("zero", "said"), [(0, "it first, or train with beta: 0."), (3, "it first.")])
+def test_an_adapter_is_no_start_for_a_full_training_with_a_kl_term(
+    zero: int, said: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
-    settings |= {"policy": str(tmp_path)}
+    settings |= {"policy": str(tmp_path), "machines": {"zero": zero}}
     settings["trl"]["beta"] = 0.1
-    with pytest.raises(UsageError, match="merge"):
+    with pytest.raises(UsageError, match="sifthinker merge") as refused:
         load_start(read_recipe(settings), name="x")
+    assert str(refused.value).endswith(f"` {said}"), "what it advises is not refused in its turn"
 
 
 def test_an_adapter_is_no_start_for_another_adapter(settings: dict[str, Any], tmp_path: Path) -> None:

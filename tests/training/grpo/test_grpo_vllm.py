@@ -1,8 +1,8 @@
 """What vLLM is handed when a recipe says `use_vllm`: TRL's own code up to vLLM's border, where a stand-in waits.
 
 The stand-in keeps vLLM's side of the bargain with plain transformers: it loads the folder it is named, takes the
-weights it is sent, looks at the raw images with that folder's processor, and refuses a prompt whose image tokens are
-not as many as that processor makes of them, as vLLM does.
+weights it is sent, and looks at the raw images with that folder's processor. Colocated it puts as many image tokens as
+that makes of an image in place of the first one it finds, whatever follows it; as a server it is told where they lie.
 """
 
 from __future__ import annotations
@@ -21,9 +21,12 @@ import trl.generation.vllm_generation as border
 from building import built, questions
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from sifthinker.policy.errors import UsageError
 from sifthinker.policy.load import load_policy
 from sifthinker.training.grpo.recipe import read_recipe
 from sifthinker.training.grpo.run import train
+from sifthinker.training.grpo.start import bar_images
+from sifthinker.training.grpo.trainer import placeholders
 
 
 class Engine:
@@ -36,7 +39,7 @@ class Engine:
         self.model = AutoModelForImageTextToText.from_pretrained(model, dtype=torch.float32).eval()
         self.processor = AutoProcessor.from_pretrained(model)
         self.max_model_len = max_model_len
-        self.asleep, self.loads, self.seen = False, 0, []
+        self.asleep, self.loads, self.seen, self.barred = False, 0, [], []
         holder = SimpleNamespace(load_weights=self.load_weights)
         runner = SimpleNamespace(model_runner=SimpleNamespace(model=holder))
         self.llm_engine = SimpleNamespace(model_executor=SimpleNamespace(driver_worker=runner))
@@ -58,24 +61,41 @@ class Engine:
 
     def generate(self, prompts: list[dict[str, Any]], *, sampling_params: Any, use_tqdm: bool) -> list[Any]:
         assert not self.asleep
-        return [self.complete(p["prompt_token_ids"], p["multi_modal_data"]["image"], sampling_params) for p in prompts]
+        replies = []
+        for prompt in prompts:
+            ids, images = prompt["prompt_token_ids"], prompt["multi_modal_data"]["image"]
+            expanded: list[int] = []
+            for count in self.counts(images):
+                place = ids.index(self.processor.image_token_id)
+                expanded += [*ids[:place], *[self.processor.image_token_id] * count]
+                ids = ids[place + 1 :]
+            replies.append(self.complete([*expanded, *ids], images, sampling_params))
+        return replies
+
+    def counts(self, images: list[Any]) -> list[int]:
+        """Tokens of each image."""
+        looked = self.processor.image_processor(images=images, return_tensors="pt")
+        return [int(grid.prod()) // self.processor.image_processor.merge_size**2 for grid in looked["image_grid_thw"]]
 
     @torch.no_grad()
     def complete(self, ids: list[int], images: list[Any], params: Any) -> Any:
         self.seen.append([image.size for image in images])
+        self.barred.append(params.logit_bias)
         assert len(ids) + params.max_tokens <= (self.max_model_len or 10_000)
-        pad, merge = self.processor.image_token_id, self.processor.image_processor.merge_size
-        looked = self.processor.image_processor(images=images, return_tensors="pt")
-        made = [int(grid.prod()) // merge**2 for grid in looked["image_grid_thw"]]
-        if ids.count(pad) != sum(made):
-            raise ValueError(f"The prompt has {ids.count(pad)} image tokens, the processor makes {made} of its images.")
+        pad, looked = self.processor.image_token_id, self.processor.image_processor(images=images, return_tensors="pt")
+        if ids.count(pad) != sum(self.counts(images)):
+            raise ValueError(f"There are {ids.count(pad)} image tokens and {self.counts(images)} features.")
         said, logprobs, begun = [], [], len(ids)
         while len(said) < params.max_tokens:
             tokens = torch.tensor([ids])
             logits = self.model(input_ids=tokens, mm_token_type_ids=(tokens == pad).int(), **looked).logits[0, -1]
             odds = torch.log_softmax(logits / params.temperature, -1)
-            token = int(self.draw.choice(len(odds), p=odds.double().softmax(-1).numpy()))
+            drawn = odds.double()
+            for barred, bias in params.logit_bias.items():
+                drawn[int(barred)] += bias
+            token = int(self.draw.choice(len(odds), p=drawn.softmax(-1).numpy()))
             said.append(token)
+            # vLLM tells the odds after the bias, which differ by what barred tokens have of them: of so few words, 1 %
             logprobs.append({token: SimpleNamespace(logprob=float(odds[token]), rank=1)})
             ids = [*ids, token]
         reply = SimpleNamespace(token_ids=said, logprobs=logprobs)
@@ -103,7 +123,12 @@ class Client:
         return [{"images": some, "mm_placeholders": {"image": [None] * len(some)}} for some in images]
 
     def generate(self, *, prompts: list[list[int]], features: list[Any], n: int, **params: Any) -> dict[str, Any]:
-        told = SimpleNamespace(max_tokens=params["max_tokens"], temperature=params["temperature"])
+        params = json.loads(json.dumps(params | params["generation_kwargs"]))  # as they travel
+        told = SimpleNamespace(**params)
+        for ids, one in zip(prompts, features, strict=True):
+            lies = [(run["offset"], run["length"]) for run in one["mm_placeholders"]["image"]]
+            assert [length for _, length in lies] == Engine.last.counts(one["images"])
+            assert all(set(ids[at : at + n]) == {Engine.last.processor.image_token_id} for at, n in lies)
         replies = [
             Engine.last.complete(ids, one["images"], told).outputs[0]
             for ids, one in zip(prompts, features, strict=True)
@@ -165,6 +190,9 @@ def test_the_sampler_sees_what_the_trainer_sees_with_the_weights_of_the_step(
     engine = Engine.last
     assert engine.loads > 0
     assert all(len(sizes) == 2 and max(w * h for w, h in sizes) <= 10_000 for sizes in engine.seen)
+    pads = {engine.processor.image_token_id: -100.0, engine.processor.video_token_id: -100.0}
+    assert all({int(token): bias for token, bias in barred.items()} == pads for barred in engine.barred)
+    assert mode == "server" or all(isinstance(token, int) for barred in engine.barred for token in barred)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     steps = [line for line in lines if "reward" in line]
     assert len(steps) == 2
@@ -172,3 +200,18 @@ def test_the_sampler_sees_what_the_trainer_sees_with_the_weights_of_the_step(
     for line in steps:  # after the first step too: the weights of the step have arrived
         assert line["sampling/sampling_logp_difference/max"] < 1e-3
         assert line["sampling/importance_sampling_ratio/min"] == pytest.approx(1, abs=1e-2)
+
+
+def test_a_prompt_holds_one_token_for_each_image_or_is_refused() -> None:
+    assert placeholders([7, 5, 5, 5, 8, 5, 9], pad=5, images=2) == [7, 5, 8, 5, 9]
+    assert placeholders([5, 5], pad=5, images=1) == [5]
+    assert placeholders([7, 8, 8], pad=None, images=0) == [7, 8, 8]
+    for pad, images in ((5, 3), (None, 1)):
+        with pytest.raises(UsageError, match="use_vllm: false"):
+            placeholders([7, 5, 5, 8, 5], pad=pad, images=images)
+
+
+def test_what_a_recipe_says_of_sampling_stays_beside_what_is_barred() -> None:
+    settings: Any = SimpleNamespace(generation_kwargs={"seed": 1, "logit_bias": {3: 2.0, 4: 1.0}})
+    bar_images(settings, SimpleNamespace(image_token_id=4, video_token_id=None))
+    assert settings.generation_kwargs == {"seed": 1, "logit_bias": {3: 2.0, 4: -100.0}}
