@@ -7,7 +7,7 @@ import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -20,9 +20,10 @@ from sifthinker.agent.console import FocusConsole, write_json
 from sifthinker.agent.result import FocusResult
 from sifthinker.nodes.context import FocusConfig, Mode
 from sifthinker.nodes.images import ImageLimits
+from sifthinker.nodes.tools import VisualTool, find_tools
 from sifthinker.policy.base import Policy
 from sifthinker.policy.errors import PolicyError, UsageError
-from sifthinker.policy.load import load_policy
+from sifthinker.policy.load import expanded, load_policy
 
 STANDARD_INPUT = "-"
 RUN_SETTINGS = frozenset(FocusConfig.model_fields) - {
@@ -76,7 +77,8 @@ def answer_request(request: Request, *, as_json: bool, save: Path | None) -> Non
         if save is not None:
             from sifthinker.agent.saving import writable_folder
 
-            folder = stack.enter_context(writable_folder(save))
+            reads = files_read(request.image, request.depth)
+            folder = stack.enter_context(writable_folder(save, reads=reads))
         console = FocusConsole()
         result = _run(request, None if as_json else console)
         if as_json:
@@ -94,11 +96,38 @@ def answer_request(request: Request, *, as_json: bool, save: Path | None) -> Non
         raise PolicyError("The policy gave no answer: try another mode (--mode direct) or another policy (--policy).")
 
 
+def files_read(image: str | None, depth: str | None) -> list[Path]:
+    """The files that a run reads: its picture, and a depth image that belongs to it."""
+    named = [image] if image not in (None, STANDARD_INPUT) else []
+    if depth is not None and depth.startswith("image:"):
+        named.append(depth.removeprefix("image:").rpartition(":near=")[0])
+    return [Path(name) for name in named if name]
+
+
 def chosen_policy(name: str, settings: Sequence[str]) -> str | Policy:
     """The policy of a name; with settings of its own it is loaded here, else the agent loads it by its name."""
     without_bars(name)
     own = {key: value for key, value in read_settings(settings).items() if key not in RUN_SETTINGS}
     return load_policy(name, **own) if own else name
+
+
+def chosen_tools(names: Sequence[str]) -> tuple[VisualTool, ...]:
+    """The visual tools of these names; the module of a MODULE:TOOL may be one of the current folder.
+
+    What is installed is found first, and the folder is looked into for these modules alone.
+
+    Raises:
+        UsageError: a name that means no tool.
+    """
+    here = os.getcwd() if any(":" in name for name in names) else None
+    if here is None or here in sys.path:
+        return find_tools(names)
+    sys.path.append(here)
+    try:
+        return find_tools(names)
+    finally:
+        with suppress(ValueError):  # a module may have changed the list
+            sys.path.remove(here)
 
 
 def run_settings(settings: Sequence[str]) -> dict[str, Any]:
@@ -120,7 +149,7 @@ def run_settings(settings: Sequence[str]) -> dict[str, Any]:
 
 def without_bars(name: str) -> None:
     """Turn the libraries' own progress bars off where nothing is downloaded, or nobody watches."""
-    if name == "embedded" or Path(name).expanduser().is_dir() or not sys.stderr.isatty():
+    if name == "embedded" or expanded(name).is_dir() or not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is imported, with the policy
 
 
@@ -130,7 +159,8 @@ def without_secret(word: str) -> str:
 
 
 def read_settings(settings: Sequence[str]) -> Mapping[str, Any]:
-    """`KEY=VALUE` pairs as a mapping; values as YAML reads them, so that numbers and true/false are what they seem.
+    """`KEY=VALUE` pairs as a mapping; values as YAML reads them, so that numbers and true/false are what they seem, and
+    `{…}` and `[…]` mappings and lists.
 
     Raises:
         UsageError: one is not of this form.
@@ -144,8 +174,9 @@ def read_settings(settings: Sequence[str]) -> Mapping[str, Any]:
             parsed = yaml.safe_load(value)
         except yaml.YAMLError:
             parsed = value
-        plain = key == "api_key" or not isinstance(parsed, bool | int | float)
-        read[key] = value if plain else parsed
+        bracketed = isinstance(parsed, dict | list) and value.lstrip().startswith(("{", "["))
+        taken = key != "api_key" and (bracketed or isinstance(parsed, bool | int | float))
+        read[key] = parsed if taken else value
     return read
 
 
@@ -157,7 +188,7 @@ def _run(request: Request, console: FocusConsole | None) -> FocusResult:
         "policy": chosen_policy(request.policy, request.settings),
         "mode": cast(Mode, request.mode),
         "depth": request.depth,
-        "tools": list(request.tools),
+        "tools": chosen_tools(request.tools),
     }
     parts = ask_stream(_image(request.image), request.question, **arguments)
     with ExitStack() as stack:

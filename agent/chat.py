@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast, get_args
 
 from langchain_core.messages import AnyMessage, HumanMessage
@@ -34,7 +35,14 @@ class Chat:
     """One conversation. `answer` takes a line as it was typed: a question, or a command that begins with `/`."""
 
     def __init__(
-        self, agent: FocusAgent, console: FocusConsole, *, thread_id: str, mode: Mode, confirm: bool = False
+        self,
+        agent: FocusAgent,
+        console: FocusConsole,
+        *,
+        thread_id: str,
+        mode: Mode,
+        confirm: bool = False,
+        reads: Iterable[Path] = (),
     ) -> None:
         self.agent = asking_first(agent, confirm)
         self.console = console
@@ -46,6 +54,7 @@ class Chat:
         self._thread_id = thread_id
         self._new_image: Image.Image | None = None  # named, but not asked about yet
         self._image_name = ""
+        self._reads = list(reads)  # files that nothing is saved over: the depth image, the pictures named here
         self._options: Sequence[str] = ()
         self._unanswered = False  # a question of an earlier chat, which could not be gone on with
         self._stands_again = False  # an answer that a fork had left, which was given up; to be told
@@ -161,6 +170,7 @@ class Chat:
         is_address = "://" in path and not path.lower().startswith("file:")  # refused, in words of its own
         loaded = load_image(path if is_address else file, limits=self.agent.context.config.limits)
         self._new_image, self._image_name = loaded.image, file.name
+        self._reads.append(file)
         self.console.say(f"Now about {self._image_name}, {loaded.size[0]} × {loaded.size[1]}.")
         self.console.picture(loaded.image)
         for warning in loaded.warnings:
@@ -189,7 +199,7 @@ class Chat:
         if not folder:
             raise UsageError("Expected /save DIR.")
         result = self._needed_result()
-        with writable_folder(typed_path(folder)) as path:
+        with writable_folder(typed_path(folder), reads=self._reads) as path:
             name = self._image_name if self._new_image is None else ""  # another image may have been named since
             self.console.say(f"Saved: {save_run(result, path, image_name=name)}")
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import cast
 
-from sifthinker.agent.asking import chosen_policy, run_settings
+from sifthinker.agent.asking import chosen_policy, chosen_tools, files_read, run_settings
 from sifthinker.agent.chat import PAUSED_PROMPT, PROMPT, Chat
 from sifthinker.agent.console import FocusConsole
 from sifthinker.agent.graph import create_focus_agent
@@ -44,10 +44,11 @@ def run_chat(
                 mode=cast(Mode, mode),
                 checkpointer=history.checkpointer,
                 images=history.images,
-                tools=tools,
+                tools=chosen_tools(tools),
                 **run_settings(settings),
             )
-        chat = Chat(agent, console, thread_id=thread_id, mode=cast(Mode, mode), confirm=confirm)
+        reads = files_read(None, depth)
+        chat = Chat(agent, console, thread_id=thread_id, mode=cast(Mode, mode), confirm=confirm, reads=reads)
         _greet(console, history, agent.context.policy.profile)
         if resume:
             chat.go_on()

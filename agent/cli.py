@@ -226,7 +226,7 @@ def run(argv: Sequence[str]) -> int:
     Errors of use and of the run become one sentence on standard error. With `--debug`, or SIFTHINKER_DEBUG set, the
     error itself is raised.
     """
-    debug = "--debug" in argv or bool(os.environ.get("SIFTHINKER_DEBUG"))
+    debug = _wants_debug(argv)
     try:
         code = typer.main.get_command(app)(args=list(argv), prog_name="sifthinker", standalone_mode=False)
         sys.stdout.flush()
@@ -252,10 +252,15 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal that lacks a character must not end the run
-    if "--debug" not in sys.argv:
+    if not _wants_debug(sys.argv[1:]):
         sys.excepthook = _one_sentence
         warnings.filterwarnings("ignore", module=r"PIL\.")  # what it says of odd files is said in our notes
     sys.exit(run(sys.argv[1:]))
+
+
+def _wants_debug(argv: Sequence[str]) -> bool:
+    """Whether errors are shown with their traceback."""
+    return "--debug" in argv or bool(os.environ.get("SIFTHINKER_DEBUG"))
 
 
 def _complain(error: Exception) -> int:

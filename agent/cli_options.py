@@ -15,7 +15,7 @@ SetOption = Annotated[
     typer.Option(
         "--set",
         help="An option of the policy or of the run, once for each: device=cuda:1, dtype=bfloat16, adapter=./lora, "
-        "max_steps=4, call_timeout_s=300, …",
+        "max_steps=4, call_timeout_s=300, extra_body='{top_k: 20}', …",
         metavar="KEY=VALUE",
     ),
 ]
@@ -35,7 +35,7 @@ ToolOption = Annotated[
     typer.Option(
         "--tool",
         help="A visual tool beside the crop, once for each: rotate, enhance, probe_depth, draw, read_text, "
-        "or MODULE:TOOL.",
+        "or MODULE:TOOL (a module that is installed, or of this folder).",
         metavar="NAME",
     ),
 ]

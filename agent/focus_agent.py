@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -27,13 +27,22 @@ from sifthinker.nodes.images import ImageSource, LoadedImage, load_image
 from sifthinker.nodes.person import FocusDecision, read_decision
 from sifthinker.nodes.questions import intern_all, question_message, with_id
 from sifthinker.nodes.state import FocusInput, FocusOutput, FocusState
+from sifthinker.policy.control import whole
 from sifthinker.policy.errors import UsageError
 
 Decision = FocusDecision | Mapping[str, Any] | str
 """What a person decides on a paused run: "approve", "reject", or a `FocusDecision` with boxes."""
 
+_OPERATORS = ("allow_urls", "limits")
+"""Settings that plain settings of a run cannot say: whoever sends them may be a server's client."""
+_BUDGETS = (
+    "max_steps", "max_boxes", "max_new_tokens", "max_images", "max_completion_bytes", "deadline_s", "call_timeout_s",
+    "history",
+)  # fmt: skip
+"""Settings that they can lower, and not raise."""
 _RECURSION_LIMIT = 2 * 64 + 20  # supersteps: two for each of the most steps that can be allowed, and the rest
 _TASK = "__pregel_task_id"  # LangGraph's mark of a graph that runs inside another
+_RUNTIME = "__pregel_runtime"  # what that one was given
 
 
 class FocusAgent(CompiledStateGraph[FocusState, FocusContext, FocusInput, FocusOutput]):
@@ -70,16 +79,18 @@ class FocusAgent(CompiledStateGraph[FocusState, FocusContext, FocusInput, FocusO
     ) -> Iterator[Any]:
         """As LangGraph's `stream`; the events of `sifthinker.agent.events` come in the mode "custom".
 
-        `context` may hold just the settings that differ for this run, as in `{"mode": "internal"}`.
+        `context` may hold just the settings that differ for this run, as in `{"mode": "internal"}`. They may come from
+        a server's client, so they lower budgets alone, and say nothing of `allow_urls` and `limits`: a `FocusContext`,
+        which only this process can give, says what it likes.
         """
-        context = self._with_settings(context)
-        given = self._interned(input, context)
-        with self._alone(config) as thread:
-            if thread and isinstance(given, dict):
-                settle(self, thread)
-            yield from super().stream(
-                given, config, context=context, durability=self._durability(config, durability), **kwargs
-            )
+        with self._held(context, config) as held:
+            given = self._interned(input, held)
+            with self._alone(config) as thread:
+                if thread and isinstance(given, dict):
+                    settle(self, thread)
+                yield from super().stream(
+                    given, config, context=held, durability=self._durability(config, durability), **kwargs
+                )
 
     async def astream(
         self,
@@ -91,20 +102,23 @@ class FocusAgent(CompiledStateGraph[FocusState, FocusContext, FocusInput, FocusO
         **kwargs: Any,
     ) -> AsyncIterator[Any]:
         """As LangGraph's `astream`; see `stream`."""
-        context = self._with_settings(context)
-        given = await asyncio.to_thread(self._interned, input, context)
-        with self._alone(config) as thread:
-            if thread and isinstance(given, dict):
-                await asettle(self, thread)
-            stream = super().astream(
-                given, config, context=context, durability=self._durability(config, durability), **kwargs
-            )
-            async for part in stream:
-                yield part
+        with self._held(context, config) as held:
+            given = await asyncio.to_thread(self._interned, input, held)
+            with self._alone(config) as thread:
+                if thread and isinstance(given, dict):
+                    await asettle(self, thread)
+                stream = super().astream(
+                    given, config, context=held, durability=self._durability(config, durability), **kwargs
+                )
+                async for part in stream:
+                    yield part
 
     def get_context_jsonschema(self) -> dict[str, Any]:
-        """What a run may be given as `context` from outside this process: the settings."""
-        return FocusConfig.model_json_schema()
+        """What a run may be given as `context` from outside this process: the settings, but for the operator's own."""
+        schema = FocusConfig.model_json_schema()
+        schema["properties"] = {name: of for name, of in schema["properties"].items() if name not in _OPERATORS}
+        schema.pop("$defs", None)  # of the limits
+        return schema
 
     def get_config_jsonschema(self, *, include: Sequence[str] | None = None) -> dict[str, Any]:
         """Nothing: settings go into `context`. (LangGraph's own would describe the policy, and cannot.)"""
@@ -130,9 +144,9 @@ class FocusAgent(CompiledStateGraph[FocusState, FocusContext, FocusInput, FocusO
         Raises:
             UsageError: the run paused for a person (`interrupt_on_focus`): use `ask_stream` and `resume`.
         """
-        context = self._context(mode)
-        given = FocusInput(messages=[self._question(question, image, options)])
-        return _result(self.invoke(given, self._thread(thread_id), context=context), context)
+        with self._context(mode) as context:
+            given = FocusInput(messages=[self._question(question, image, options, context)])
+            return _result(self.invoke(given, self._thread(thread_id), context=context), context)
 
     def ask_stream(
         self,
@@ -157,9 +171,9 @@ class FocusAgent(CompiledStateGraph[FocusState, FocusContext, FocusInput, FocusO
         Raises:
             UsageError: an empty question, no image, a thread that is missing or busy. ImageError, PolicyError, …
         """
-        context = self._context(mode)
-        given = FocusInput(messages=[self._question(question, image, options)])
-        yield from self._run(given, self._thread(thread_id), context)
+        with self._context(mode) as context:
+            given = FocusInput(messages=[self._question(question, image, options, context)])
+            yield from self._run(given, self._thread(thread_id), context)
 
     def resume(
         self, thread_id: str, decision: Decision | None = None, *, mode: Mode | None = None
@@ -173,8 +187,9 @@ class FocusAgent(CompiledStateGraph[FocusState, FocusContext, FocusInput, FocusO
         """
         given = _decided(decision)
         thread = self._thread(thread_id) or {}
-        context = replace(self._context(mode), pause_at=paused_step(self.get_state(thread)))
-        yield from self._run(given, thread, context)
+        with self._context(mode) as context:
+            context = replace(context, pause_at=paused_step(self.get_state(thread)))
+            yield from self._run(given, thread, context)
 
     def fork(self, thread_id: str, step: int, decision: Decision | None = None) -> Iterator[FocusEvent | FocusResult]:
         """Go back to a step of the last question, before its crop, and go on otherwise; what came after is left.
@@ -193,12 +208,13 @@ class FocusAgent(CompiledStateGraph[FocusState, FocusContext, FocusInput, FocusO
         given = _decided(decision)
         thread = self._thread(thread_id) or {}
         go_back(self, thread, step)
-        context = replace(self.context, pause_at=step)
-        for part in self._run(None, thread, context):
-            if given is None or not isinstance(part, FocusPaused):
-                yield part
-        if given is not None:
-            yield from self._run(given, thread, context)
+        with self._context(None) as context:
+            context = replace(context, pause_at=step)
+            for part in self._run(None, thread, context):
+                if given is None or not isinstance(part, FocusPaused):
+                    yield part
+            if given is not None:
+                yield from self._run(given, thread, context)
 
     async def aask(
         self,
@@ -214,14 +230,15 @@ class FocusAgent(CompiledStateGraph[FocusState, FocusContext, FocusInput, FocusO
         Where the task is cancelled the run ends before its next turn.
         """
         abandoned = threading.Event()
-        context = replace(self._context(mode), abandoned=abandoned)
-        asked = await asyncio.to_thread(self._question, question, image, options)
-        try:
-            output = await self.ainvoke(FocusInput(messages=[asked]), self._thread(thread_id), context=context)
-        except asyncio.CancelledError:
-            abandoned.set()
-            raise
-        return _result(output, context)
+        with self._context(mode) as context:
+            context = replace(context, abandoned=abandoned)
+            asked = await asyncio.to_thread(self._question, question, image, options, context)
+            try:
+                output = await self.ainvoke(FocusInput(messages=[asked]), self._thread(thread_id), context=context)
+            except asyncio.CancelledError:
+                abandoned.set()
+                raise
+            return _result(output, context)
 
     def _run(
         self, given: Any, config: RunnableConfig | None, context: FocusContext
@@ -234,21 +251,26 @@ class FocusAgent(CompiledStateGraph[FocusState, FocusContext, FocusInput, FocusO
 
         return stoppable(work, stop)
 
-    def _question(self, question: str, image: ImageSource | LoadedImage | None, options: Sequence[str]) -> HumanMessage:
+    def _question(
+        self, question: str, image: ImageSource | LoadedImage | None, options: Sequence[str], context: FocusContext
+    ) -> HumanMessage:
         if not question.strip():
             raise UsageError("The question is empty: say what you want to know about the image.")
+        question = whole(question)
+        if not isinstance(options, str):  # which `question_message` refuses
+            options = [whole(option) for option in options]
         if image is None:
             return question_message(question, options=options)
-        config = self.context.config
+        config = context.config
         loaded = image
         if not isinstance(loaded, LoadedImage):
             loaded = load_image(loaded, limits=config.limits, allow_urls=config.allow_urls)
         return question_message(
-            question, image=self.context.images.put(loaded.image), options=options, warnings=loaded.warnings
+            question, image=context.images.put(loaded.image), options=options, warnings=loaded.warnings
         )
 
-    def _context(self, mode: Mode | None) -> FocusContext:
-        return self._with_settings(None if mode is None else {"mode": mode}) or self.context
+    def _context(self, mode: Mode | None) -> AbstractContextManager[FocusContext]:
+        return (self._with_settings(None if mode is None else {"mode": mode}) or self.context).for_a_run()
 
     def _thread(self, thread_id: str | None) -> RunnableConfig | None:
         if self.checkpointer and thread_id is None:
@@ -259,11 +281,35 @@ class FocusAgent(CompiledStateGraph[FocusState, FocusContext, FocusInput, FocusO
 
     # ── around every run ──
 
+    def _held(
+        self, given: FocusContext | Mapping[str, Any] | None, config: RunnableConfig | None
+    ) -> AbstractContextManager[FocusContext]:
+        """The context of a run, which holds what the run looks at: as given, else that of the graph around it, else the
+        agent's own."""
+        context = self._with_settings(given)
+        if context is None:
+            around = getattr(self._configurable(config).get(_RUNTIME), "context", None)
+            context = around if isinstance(around, FocusContext) else self.context
+        return context.for_a_run()
+
     def _with_settings(self, given: FocusContext | Mapping[str, Any] | None) -> FocusContext | None:
-        """The context of a run; of plain settings, the agent's own with these in place."""
+        """The context of a run; of plain settings, the agent's own with these in place.
+
+        Raises:
+            UsageError: a setting that does not exist, is the operator's, or raises a budget.
+        """
         if not isinstance(given, Mapping):
             return given
-        return replace(self.context, config=focus_config(**{**dict(self.context.config), **given}))
+        where = "set it where the agent is made (create_focus_agent), or give the run a FocusContext"
+        if refused := [name for name in _OPERATORS if name in given]:
+            raise UsageError(f"The setting {refused[0]} is not taken with a run: {where}.")
+        own = self.context.config
+        config = focus_config(**{**dict(own), **given})
+        for name in _BUDGETS:
+            most, asked = getattr(own, name), getattr(config, name)
+            if asked > most:
+                raise UsageError(f"A run can lower {name} and not raise it, from {most} to {asked}: {where}.")
+        return replace(self.context, config=config)
 
     def _interned(self, given: Any, context: FocusContext | None) -> Any:
         """The input with its images in the store."""

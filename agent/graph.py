@@ -29,7 +29,7 @@ from sifthinker.nodes.context import FocusContext, Mode
 from sifthinker.nodes.focus import focus
 from sifthinker.nodes.images import ImageStore
 from sifthinker.nodes.perceive import perceive
-from sifthinker.nodes.reason import reason
+from sifthinker.nodes.reason import end_if_set, reason
 from sifthinker.nodes.state import FocusInput, FocusOutput, FocusState
 from sifthinker.nodes.weigh import weigh
 from sifthinker.policy.base import Policy
@@ -130,14 +130,22 @@ def create_focus_agent(
 
 
 def _with(default: FocusContext | None, node: Node) -> BoundNode:
-    """The node with the default context where the run brings none, or one of another graph."""
+    """The node with the default context where the run brings none, or one of another graph.
+
+    A run that was stopped enters no further node, and what the node at hand came to is not kept: the thread may have
+    forgotten the question meanwhile. Only an answer, which was told, stands.
+    """
 
     def bound(state: FocusState, *, runtime: Runtime[FocusContext]) -> dict[str, Any]:
         if not isinstance(runtime.context, FocusContext) and default is not None:
             runtime = runtime.override(context=default)
         if (on_event := runtime.context.on_event) is not None:
             runtime = runtime.override(stream_writer=_both(runtime.stream_writer, on_event))
-        return node(state, runtime)
+        end_if_set(runtime.context.stop)
+        made = node(state, runtime)
+        if node is not answer:
+            end_if_set(runtime.context.stop)
+        return made
 
     bound.__name__ = bound.__qualname__ = node.__name__
     bound.__doc__ = node.__doc__

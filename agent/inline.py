@@ -20,6 +20,7 @@ PICTURES_VARIABLE = "SIFTHINKER_PICTURES"
 """Environment variable that overrides what is guessed: kitty, iterm2, sixel, blocks or none."""
 
 _CELL_PX = (10, 20)  # width and height of a character cell that sixel pictures are sized for
+_FINE_CELL_PX = (20, 40)  # of a fine screen: a picture that its terminal scales is sent no larger
 _KITTY_CHUNK = 4096  # the protocol's limit on one escape's payload
 _SIXEL_TERMINALS = ("foot", "mlterm", "yaft", "contour", "sixel")
 
@@ -64,6 +65,7 @@ class Inline:
         self.graphics = graphics
         self.indent = indent
         self.columns, self.rows = _cells(image.size, columns, rows)
+        self.image.thumbnail((self.columns * _FINE_CELL_PX[0], self.rows * _FINE_CELL_PX[1]))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         margin = Segment(" " * self.indent)

@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
 """How programs on this machine call it."""
 
-_EVERY_ADDRESS = ("", "0.0.0.0", "::")
+EVERY_ADDRESS = ("", "0.0.0.0", "::")
+"""Hosts to listen on that mean all addresses of this machine."""
+
+BY_OTHERS = "Other machines call it by this machine's IP address, or by a name that is given with --name HOST."
+"""Said to whoever listens on every address, since the address printed is good for this machine alone."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,12 @@ class ServerNames:
             return False
         return name is not None and (name in self.hosts or (self.any_address and is_address(name)))
 
+    @property
+    def refusal(self) -> str:
+        """What somebody is told who calls this server by another name."""
+        by = "this machine's IP address" if self.any_address else "the address it printed"
+        return f"This server is not known by that name: call it by {by}, or start it with --name HOST."
+
 
 def is_loopback(host: str) -> bool:
     """Whether a host to listen on can be reached from this machine alone."""
@@ -63,7 +73,7 @@ def is_address(host: str) -> bool:
 
 def is_everywhere(host: str) -> bool:
     """Whether a host to listen on is an address that other machines may know by other addresses still."""
-    return host in _EVERY_ADDRESS or (is_address(host) and not is_loopback(host))
+    return host in EVERY_ADDRESS or (is_address(host) and not is_loopback(host))
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -92,7 +102,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 def shown_address(host: str, port: int) -> str:
     """The address to call, as it is told to the person who started the server."""
-    shown = "127.0.0.1" if host in _EVERY_ADDRESS else host
+    shown = "127.0.0.1" if host in EVERY_ADDRESS else host
     return f"http://[{shown}]:{port}/" if ":" in shown else f"http://{shown}:{port}/"
 
 

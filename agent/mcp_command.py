@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from sifthinker.agent.asking import chosen_policy, run_settings
+from sifthinker.agent.asking import chosen_policy, chosen_tools, run_settings
 from sifthinker.agent.config import focus_config
 from sifthinker.agent.extras import needing
 from sifthinker.agent.focus_agent import FocusAgent
 from sifthinker.agent.graph import create_focus_agent
-from sifthinker.agent.listening import ServerNames, is_loopback, listen, shown_address
+from sifthinker.agent.listening import BY_OTHERS, EVERY_ADDRESS, ServerNames, is_loopback, listen, shown_address
 from sifthinker.nodes.context import Mode
-from sifthinker.nodes.tools import find_tools
 from sifthinker.policy.errors import UsageError
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ def run_mcp(
     with needing("mcp", "mcp"):
         from sifthinker.agent.mcp_server import focus_server
     focus_config(mode=mode)
-    chosen = find_tools(tools)
+    chosen = chosen_tools(tools)
 
     def make() -> FocusAgent:
         asked = chosen_policy(policy, settings)
@@ -83,6 +82,8 @@ def _serve_http(server: Any, http: HttpOptions) -> None:
     with listen(http.host, http.port) as listening:
         address = shown_address(http.host, listening.getsockname()[1]).rstrip("/")
         console.say(f"sifthinker serves MCP at {address}{PATH} (Ctrl-C ends it)")
+        if http.host in EVERY_ADDRESS:
+            console.say(BY_OTHERS)
         if access.token is None and not is_loopback(http.host):
             console.note("Whoever can reach this machine can use it: no token was set (--no-auth).")
         try:

@@ -83,7 +83,7 @@ class Gate:
 
     async def _refusal(self, headers: Headers) -> Response | None:
         if not self.access.names.know(headers.get("host", "")):
-            return _told(421, "This server is not known by that name: call it by the address it printed.")
+            return _told(421, self.access.names.refusal)
         if self._from_another_page(headers):
             return _told(403, "This request came from a web page elsewhere: it is not served.")
         if self._token is not None and not self._knows_token(headers.get("authorization", "")):

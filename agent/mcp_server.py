@@ -33,6 +33,7 @@ from sifthinker.agent.words import account_lines, box_words, depth_words
 from sifthinker.nodes.images import LoadedImage, fit
 from sifthinker.policy.boxes import Box, clip, is_valid
 from sifthinker.policy.errors import ImageError, SifthinkerError, UsageError
+from sifthinker.policy.load import expanded
 
 SHOWN_PX = 1_024
 """Longest edge of a picture that is sent to the client."""
@@ -173,7 +174,7 @@ def focus_server(make: Callable[[], FocusAgent], *, folders: Sequence[str | Path
         UsageError: a folder that is not there.
     """
     for folder in folders:
-        if not Path(folder).expanduser().is_dir():
+        if not expanded(folder).is_dir():
             raise UsageError(f"Expected a folder of images, but {str(folder)!r} is none.")
     looking = Looking(make, folders)
     server: MCPServer[Any] = MCPServer(

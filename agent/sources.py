@@ -11,6 +11,7 @@ from pathlib import Path
 from sifthinker.nodes.context import FocusConfig
 from sifthinker.nodes.images import ImageSource, ImageStore, load_image
 from sifthinker.policy.errors import ImageError, UsageError
+from sifthinker.policy.load import expanded
 
 _MOST_LISTED = 50
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
@@ -39,7 +40,7 @@ class ImageSources:
     ) -> None:
         self.store = store
         self.images = dict(images or {})
-        self.folders = [Path(folder).expanduser().resolve() for folder in folders]
+        self.folders = [expanded(folder).resolve() for folder in folders]
         self._config = config or FocusConfig()
         for given, folder in zip(folders, self.folders, strict=True):
             if not folder.is_dir():

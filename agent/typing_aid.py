@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from sifthinker.policy.load import expanded
+
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 PATH_COMMANDS = ("/image", "/save")
 """Commands that take a path."""
@@ -25,7 +27,7 @@ def typed_path(words: str) -> Path:
         words = unquote(urlsplit(words).path)
     elif os.sep == "/" and "\\" in words and not os.path.exists(words):
         words = _ESCAPED.sub(r"\1", words)
-    return Path(words).expanduser()
+    return expanded(words)
 
 
 def is_picture(line: str) -> bool:
@@ -58,7 +60,7 @@ def completions(line: str, choices: Callable[[str], Sequence[str]]) -> list[str]
 def _paths(begun: str, *, folders_only: bool) -> list[str]:
     head, name = os.path.split(begun)
     try:
-        entries = sorted(os.scandir(Path(head or ".").expanduser()), key=lambda entry: entry.name)
+        entries = sorted(os.scandir(expanded(head or ".")), key=lambda entry: entry.name)
     except OSError:
         return []
     found = []

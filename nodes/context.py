@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
+from weakref import WeakValueDictionary
 
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from sifthinker.nodes.depth import DepthEstimator, DepthMap
 from sifthinker.nodes.events import FocusEvent
+from sifthinker.nodes.image_store import HeldImages, pixel_bytes
 from sifthinker.nodes.images import ImageLimits, ImageStore, MemoryImageStore, crop
 from sifthinker.nodes.tools import VisualTool
 from sifthinker.policy.base import Policy
@@ -94,9 +97,9 @@ class View:
     @property
     def bytes(self) -> int:
         """What the view holds in memory now: pixels, crops, depth with its integral and its picture."""
-        depth = 0 if self.depth is None else self.depth.nbytes + 3 * self.depth.array.size
+        depth = 0 if self.depth is None else self.depth.nbytes + 4 * self.depth.array.size
         with self._lock:
-            return 3 * (_pixels(self.image) + self._crop_pixels()) + depth
+            return pixel_bytes(self.image) + self._crop_bytes() + depth
 
     @cached_property
     def depth_picture(self) -> Image.Image | None:
@@ -119,26 +122,24 @@ class View:
 
     def _too_large(self) -> bool:
         """Whether the crops hold more pixels than they may."""
-        return self._crop_pixels() > _CROP_ROOM * _pixels(self.image)
+        return self._crop_bytes() > _CROP_ROOM * pixel_bytes(self.image)
 
-    def _crop_pixels(self) -> int:
-        held = {id(image): _pixels(image) for image, _ in self._crops.values()}  # most stand under two keys
+    def _crop_bytes(self) -> int:
+        held = {id(image): pixel_bytes(image) for image, _ in self._crops.values()}  # most stand under two keys
         return sum(held.values())
-
-
-def _pixels(image: Image.Image) -> int:
-    return image.width * image.height
 
 
 class Views:
     """The views opened last, by image hash and depth source. Thread-safe; a miss is only slower.
 
-    Beyond `max_bytes` (pixels, crops and depth) the longest unused are forgotten, never the newest.
+    Beyond `max_bytes` (pixels, crops and depth) the longest unused are forgotten, never the newest, nor one that
+    somebody holds still.
     """
 
     def __init__(self, max_bytes: int = 512_000_000) -> None:
         self._max_bytes = max_bytes
         self._views: OrderedDict[tuple[str, int], View] = OrderedDict()
+        self._held: WeakValueDictionary[tuple[str, int], View] = WeakValueDictionary()
         self._lock = threading.Lock()
 
     def open(self, sha256: str, images: ImageStore, depth: DepthEstimator | None) -> View:
@@ -148,19 +149,42 @@ class Views:
             ImageError: "missing", the store does not have it. DepthError: the depth cannot be told.
         """
         key = (sha256, id(depth))
-        with self._lock:
-            if key in self._views:
-                self._views.move_to_end(key)
-                return self._views[key]
+        if (known := self._known(key)) is not None:
+            return known
         image = images.get(sha256)
         view = View(image, None if depth is None else depth.predict(image), told_by=depth)
         with self._lock:
-            if key in self._views:  # another thread was faster: share its crops
-                return self._views[key]
-            self._views[key] = view
+            if (faster := self._held.get(key)) is not None:  # another thread was: share its crops
+                return faster
+            self._views[key] = self._held[key] = view
             while len(self._views) > 1 and sum(known.bytes for known in self._views.values()) > self._max_bytes:
                 self._views.popitem(last=False)
         return view
+
+    def _known(self, key: tuple[str, int]) -> View | None:
+        with self._lock:
+            if key in self._views:
+                self._views.move_to_end(key)
+            return self._held.get(key)
+
+
+class HeldViews(Views):
+    """Views as one run sees them: those that it has opened stay open until it lets go."""
+
+    def __init__(self, views: Views) -> None:
+        self._shared = views
+        self._opened: dict[tuple[str, int], View] = {}
+
+    def open(self, sha256: str, images: ImageStore, depth: DepthEstimator | None) -> View:
+        """As `Views.open`."""
+        key = (sha256, id(depth))
+        if key not in self._opened:
+            self._opened[key] = self._shared.open(sha256, images, depth)
+        return self._opened[key]
+
+    def let_go(self) -> None:
+        """Hold nothing any more."""
+        self._opened = {}
 
 
 @dataclass(frozen=True)
@@ -199,6 +223,22 @@ class FocusContext:
         """The tools that the policy is told of and may ask for: none, where it was trained on the grammar alone."""
         profile = self.policy.profile
         return self.tools if profile.dialect == "native" and profile.visual_tools else ()
+
+    @contextmanager
+    def for_a_run(self) -> Iterator[FocusContext]:
+        """This context for one run: what the run looks at stays at hand to its end, whatever is asked beside it.
+
+        Of a context that is a run's already it is that one, held by whoever began it.
+        """
+        if isinstance(self.views, HeldViews):
+            yield self
+            return
+        images, views = HeldImages(self.images), HeldViews(self.views)
+        try:
+            yield replace(self, images=images, views=views)
+        finally:  # what LangGraph keeps of a run may be in memory for long
+            images.let_go()
+            views.let_go()
 
     def view(self, sha256: str) -> View:
         """The view of an image in the store (see `Views.open`)."""

@@ -14,7 +14,7 @@ from sifthinker.nodes.questions import Earlier, earlier_questions
 from sifthinker.nodes.state import FocusState, FocusTurn, Look, PolicyTurn, Turn
 from sifthinker.policy import prompts
 from sifthinker.policy.boxes import Box
-from sifthinker.policy.messages import ImagePart, Message, Part, TextPart, message
+from sifthinker.policy.messages import Message, alternating, message
 from sifthinker.policy.tool_calls import ToolAnswer
 from sifthinker.policy.trace import AreaBox
 
@@ -53,7 +53,7 @@ def conversation(state: FocusState, context: FocusContext) -> list[Message]:
             )
         )
     said += [turned for turn in part.turns if (turned := _message(turn, view, context)) is not None]
-    return list(_alternating(said))
+    return alternating(said)
 
 
 def shown_depth(view: View, context: FocusContext) -> Image.Image | None:
@@ -84,22 +84,6 @@ def _message(turn: Turn, view: View, context: FocusContext) -> Message | None:
         picture = None if found["picture"] is None else context.images.get(found["picture"])
         answers[found["box"]].append(ToolAnswer(found["call"], found["text"], picture))
     return context.dialect.build_tool_reply(looked_at, crops, image_size=view.image.size, answers=answers)
-
-
-def _alternating(messages: Iterable[Message]) -> Iterable[Message]:
-    """Neighbouring turns of one speaker as one turn: many chat templates take nothing else."""
-    pending: Message | None = None
-    for turn in messages:
-        if pending is None:
-            pending = turn
-        elif pending.role == turn.role:
-            between: tuple[Part, ...] = () if isinstance(pending.parts[-1], ImagePart) else (TextPart("\n"),)
-            pending = Message(turn.role, (*pending.parts, *between, *turn.parts))
-        else:
-            yield pending
-            pending = turn
-    if pending is not None:
-        yield pending
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import threading
 from collections import OrderedDict
 from pathlib import Path
 from typing import Protocol, runtime_checkable
+from weakref import WeakValueDictionary
 
 from PIL import Image
 
@@ -45,11 +46,15 @@ class ImageStore(Protocol):
 
 
 class MemoryImageStore:
-    """Images in memory; beyond `max_bytes` of pixels the longest unused are dropped, never the newest. Thread-safe."""
+    """Images in memory; beyond `max_bytes` of pixels the longest unused are dropped, never the newest. Thread-safe.
+
+    One that was dropped is found as long as somebody holds it still, who pays for its memory anyway.
+    """
 
     def __init__(self, max_bytes: int = 512_000_000) -> None:
         self.max_bytes = max_bytes
         self._images: OrderedDict[str, Image.Image] = OrderedDict()
+        self._held: WeakValueDictionary[str, Image.Image] = WeakValueDictionary()
         self._bytes = 0
         self._lock = threading.Lock()
 
@@ -57,26 +62,34 @@ class MemoryImageStore:
         """Keep an RGB image and return its hash."""
         image = image if image.mode == "RGB" else image.convert("RGB")
         sha256 = image_hash(image)
+        self.keep(sha256, image)
+        return sha256
+
+    def keep(self, sha256: str, image: Image.Image) -> None:
+        """Keep an RGB image whose hash is known."""
         with self._lock:
+            self._held[sha256] = image  # of several that are the same the newest, which is held the longest
             if sha256 not in self._images:
                 self._images[sha256] = image
-                self._bytes += _pixel_bytes(image)
+                self._bytes += pixel_bytes(image)
             self._images.move_to_end(sha256)
             while self._bytes > self.max_bytes and len(self._images) > 1:
-                self._bytes -= _pixel_bytes(self._images.popitem(last=False)[1])
-        return sha256
+                self._bytes -= pixel_bytes(self._images.popitem(last=False)[1])
 
     def get(self, sha256: str) -> Image.Image:
         """The image of a hash."""
         with self._lock:
-            if sha256 not in self._images:
-                raise _not_stored(sha256)
-            self._images.move_to_end(sha256)
-            return self._images[sha256]
+            if sha256 in self._images:
+                self._images.move_to_end(sha256)
+                return self._images[sha256]
+            held = self._held.get(sha256)
+        if held is None:
+            raise _not_stored(sha256)
+        return held
 
     def __contains__(self, sha256: object) -> bool:
         with self._lock:
-            return sha256 in self._images
+            return sha256 in self._images or sha256 in self._held
 
     def __len__(self) -> int:
         return len(self._images)
@@ -111,6 +124,41 @@ class FolderImageStore:
         return self.path / f"{sha256}.png"
 
 
+class HeldImages:
+    """A store as one run sees it: what the run has put there or got from it is at hand until it lets go, whatever the
+    store itself drops for others meanwhile.
+
+    Of what it only put, the longest unused go beyond the bytes of a `MemoryImageStore`: a conversation may bring many
+    images, of which one is looked at.
+    """
+
+    def __init__(self, store: ImageStore) -> None:
+        self._store = store
+        self._brought = MemoryImageStore()
+        self._looked_at: dict[str, Image.Image] = {}
+
+    def put(self, image: Image.Image) -> str:
+        """Put an RGB image into the store, and return its hash."""
+        image = image if image.mode == "RGB" else image.convert("RGB")
+        sha256 = self._store.put(image)
+        self._brought.keep(sha256, image)
+        return sha256
+
+    def get(self, sha256: str) -> Image.Image:
+        """The image of a hash."""
+        if sha256 not in self._looked_at:
+            store = self._brought if sha256 in self._brought else self._store
+            self._looked_at[sha256] = store.get(sha256)
+        return self._looked_at[sha256]
+
+    def __contains__(self, sha256: object) -> bool:
+        return sha256 in self._looked_at or sha256 in self._brought or sha256 in self._store
+
+    def let_go(self) -> None:
+        """Hold nothing any more."""
+        self._brought, self._looked_at = MemoryImageStore(), {}
+
+
 def _is_whole(path: Path) -> bool:
     """Whether a PNG file is there to its end: a power failure may leave its name with half of it, or nothing."""
     try:
@@ -125,5 +173,6 @@ def _not_stored(sha256: str) -> ImageError:
     return ImageError("missing", f"No image {str(sha256)[:12]}… is stored here: give the image again.")
 
 
-def _pixel_bytes(image: Image.Image) -> int:
-    return image.width * image.height * 3
+def pixel_bytes(image: Image.Image) -> int:
+    """What the pixels of an RGB image take in memory: Pillow gives each four bytes."""
+    return image.width * image.height * 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 
@@ -44,12 +45,14 @@ def reason(state: FocusState, runtime: Runtime[FocusContext]) -> dict[str, list[
     weighed, also one without an answer.
 
     Raises:
-        PolicyTimeout, PolicyUnavailable: the server did not answer, and nothing had been said before.
-        RunStopped: `context.stop` or `context.abandoned` was set.
+        PolicyTimeout: the server did not answer in time, not even when asked for its answer, and nothing had been said
+            before.
+        PolicyUnavailable: the server failed or is gone, whatever had been said: the thread goes on from there once it
+            is back (`FocusAgent.resume`), and nothing is counted as an answer.
+        RunStopped: `context.stop` or `context.abandoned` was set. What the policy said last is then given up.
     """
     context, look, turns = runtime.context, the_look(state), state["turns"]
-    if context.abandoned is not None and context.abandoned.is_set():
-        raise RunStopped("The run was stopped.")
+    end_if_set(context.stop, context.abandoned)
     part = this_part(look, turns)
     named = named_so_far(part.turns)
     to_weigh = look["mode"] == "adaptive" and part.mode == "internal"
@@ -60,6 +63,7 @@ def reason(state: FocusState, runtime: Runtime[FocusContext]) -> dict[str, list[
     teller = _Teller(runtime.stream_writer, context.policy.profile, view.image.size, step=named)
 
     turn, over = _call(state, context, before, final=final, teller=teller, to_weigh=to_weigh)
+    end_if_set(context.stop)
     cut = over is not None
     reading = read_turn(context.dialect, turn["said"], image_size=view.image.size, mode=part.mode, final=final, cut=cut)
     if cut:
@@ -89,6 +93,12 @@ def reason(state: FocusState, runtime: Runtime[FocusContext]) -> dict[str, list[
     return {"turns": new}
 
 
+def end_if_set(*events: threading.Event | None) -> None:
+    """Raise `RunStopped` where one of these events (`FocusContext.stop`, `FocusContext.abandoned`) is set."""
+    if any(event is not None and event.is_set() for event in events):
+        raise RunStopped("The run was stopped.")
+
+
 def _call(
     state: FocusState, context: FocusContext, before: Spent, *, final: bool, teller: _Teller, to_weigh: bool
 ) -> tuple[PolicyTurn, str | None]:
@@ -114,6 +124,7 @@ def _call(
             on_token=listener if listener.needed else None,
         )
     except PolicyTimeout as error:
+        end_if_set(context.stop)
         if final and not said_so_far(state["turns"]):
             raise
         over = str(error).rstrip(".")
@@ -178,8 +189,7 @@ class _Listener:
         return self._stop is not None or self._teller is not None
 
     def __call__(self, piece: str) -> None:
-        if self._stop is not None and self._stop.is_set():
-            raise RunStopped("The run was stopped.")
+        end_if_set(self._stop)
         if self._teller is not None:
             self._teller.heard(piece)
         self.pieces.append(piece)

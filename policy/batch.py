@@ -40,6 +40,11 @@ class Batch:
                 layer.write(row, *layers[index])
         self._lengths += lengths
 
+    def reserve(self, rows: int, places: int) -> None:
+        """Have room for so many rows of so many places. Where that fails the rows are as they were."""
+        for layer in self._layers:
+            layer.reserve(rows, places)
+
     def row(self, row: int) -> Layers:
         """The keys and values of a row, as views."""
         return [layer.row(row, self._lengths[row]) for layer in self._layers]

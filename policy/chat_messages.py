@@ -15,7 +15,7 @@ from sifthinker.policy.chat_tools import call_words
 from sifthinker.policy.errors import ImageError, UsageError
 from sifthinker.policy.image_files import ImageLimits, check_bytes, open_checked
 from sifthinker.policy.image_modes import set_upright, to_rgb
-from sifthinker.policy.messages import ImagePart, Message, Part, Role, TextPart
+from sifthinker.policy.messages import ImagePart, Message, Part, Role, TextPart, alternating
 from sifthinker.policy.prompts import TOOL_CLOSE, TOOL_OPEN
 
 _OWN_TAG = re.compile(r"<(?=\s*/?\s*tool_response)", re.IGNORECASE)
@@ -23,13 +23,14 @@ _ROLES: dict[str, Role] = {"system": "system", "human": "user", "ai": "assistant
 
 
 def policy_messages(messages: Sequence[BaseMessage]) -> list[Message]:
-    """LangChain messages as a policy takes them. A tool's result becomes a user turn wrapped in `<tool_response>`.
+    """LangChain messages as a policy takes them. A tool's result becomes a user turn wrapped in `<tool_response>`, and
+    neighbouring turns of one speaker one turn.
 
     Raises:
         UsageError: a kind of message or content that no policy takes, an image by address.
         ImageError: an image that is refused.
     """
-    return [_turn(each) for each in messages]
+    return alternating(_turn(each) for each in messages)
 
 
 def _turn(said: BaseMessage) -> Message:

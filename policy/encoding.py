@@ -43,6 +43,14 @@ class ChatEncoder:
 
     Patch families (Qwen2-VL and its heirs: an image is one run of tokens, its pixels one row a patch) are encoded image
     by image, and the pixels of an image are prepared once. Other families go through their processor as a whole.
+
+    Args:
+        processor: of the model.
+        profile: how to speak with it.
+        control: its control tokens.
+        patch_family: whether it is of these families.
+        kept_images: prepared images that are kept, the longest unused dropped first.
+        kept_bytes: that they may take (a photograph's tensors take hundreds of megabytes); the newest is always kept.
     """
 
     def __init__(
@@ -53,6 +61,7 @@ class ChatEncoder:
         *,
         patch_family: bool,
         kept_images: int = 32,
+        kept_bytes: int = 1_000_000_000,
     ) -> None:
         self.processor = processor
         self.tokenizer = processor.tokenizer
@@ -61,7 +70,7 @@ class ChatEncoder:
         self.patch_family = patch_family
         self.image_token: str = processor.image_token
         self.image_token_id: int = self.tokenizer.convert_tokens_to_ids(self.image_token)
-        self._kept_images = kept_images
+        self._kept_images, self._kept_bytes = kept_images, kept_bytes
         self._lock = threading.Lock()  # tokenizers and processors hold state while they work
         self._prepared: OrderedDict[int, dict[str, torch.Tensor]] = OrderedDict()
 
@@ -73,6 +82,11 @@ class ChatEncoder:
         """
         with self._lock:
             return self._encode(messages)
+
+    def forget(self) -> None:
+        """Let go of prepared images."""
+        with self._lock:
+            self._prepared.clear()
 
     def _encode(self, messages: Sequence[Message]) -> Encoded:
         images = [self._shown(part) for part in images_of(messages)]
@@ -126,9 +140,13 @@ class ChatEncoder:
                     f"The processor of {self.profile.name} refused an image of {width} × {height}: {error}"
                 ) from error
         self._prepared[key] = pixels
-        while len(self._prepared) > self._kept_images:
+        while len(self._prepared) > self._kept_images or (len(self._prepared) > 1 and self._too_large()):
             self._prepared.popitem(last=False)
         return key, pixels
+
+    def _too_large(self) -> bool:
+        held = sum(tensor.nbytes for pixels in self._prepared.values() for tensor in pixels.values())
+        return held > self._kept_bytes
 
     def _shown(self, part: ImagePart) -> Image.Image:
         image = part.image if part.image.mode == "RGB" else part.image.convert("RGB")

@@ -47,10 +47,19 @@ class Engine:
         suppressed: ids never generated.
         cache: the prefix cache.
         max_batch: turns decoded in one forward pass. With 1, a turn's numbers do not depend on what runs beside it.
+        max_bytes: of the caches of those turns; further ones wait. None: any.
     """
 
-    def __init__(self, model: Any, *, suppressed: Sequence[int], cache: PrefixCache, max_batch: int) -> None:
-        self._running = Running(model, suppressed=suppressed, cache=cache, max_batch=max_batch)
+    def __init__(
+        self,
+        model: Any,
+        *,
+        suppressed: Sequence[int],
+        cache: PrefixCache,
+        max_batch: int,
+        max_bytes: int | None = None,
+    ) -> None:
+        self._running = Running(model, suppressed=suppressed, cache=cache, max_batch=max_batch, max_bytes=max_bytes)
         self.patch_family = self._running.patch_family
         self._matrix_threads = torch.get_num_threads()
         self._driver: _Caller | object | None
@@ -102,20 +111,27 @@ class Engine:
 
     def _give_up(self, jobs: Sequence[Job]) -> None:
         """End those that wait for a place still, and whose time is up."""
-        with self._lock:
-            for job in jobs:
-                if job in self._waiting and not job.done:
+        now = time.monotonic()
+        for job in jobs:
+            deadline = job.turn.sampling.deadline
+            if deadline is None or now < deadline or job.done:
+                continue
+            with self._lock:
+                if job in self._waiting:
+                    self._waiting.remove(job)
                     job.turn.check_deadline()
-                    if job.turn.finish_reason is not None:
-                        self._waiting.remove(job)
-                        job.ended = True
+                    job.ended = True
 
     def _patience(self, jobs: Sequence[Job]) -> float | None:
         """Seconds until the first deadline of those that wait for a place; None where there is none."""
+        limited = sorted(
+            (job.turn.sampling.deadline, place)
+            for place, job in enumerate(jobs)
+            if job.turn.sampling.deadline is not None and not job.done
+        )
         with self._lock:
-            ends = [job.turn.sampling.deadline for job in jobs if job in self._waiting]
-        known = [end for end in ends if end is not None]
-        return max(0.0, min(known) - time.monotonic()) if known else None
+            first = next((deadline for deadline, place in limited if jobs[place] in self._waiting), None)
+        return None if first is None else min(max(0.0, first - time.monotonic()), threading.TIMEOUT_MAX)
 
     def _drives(self, caller: _Caller | None) -> bool:
         """Whether a caller is to run the model itself, as it is alone; else the thread is seen to do it."""
@@ -145,12 +161,13 @@ class Engine:
     def _step(self) -> None:
         """One step, by whoever drives."""
         with self._lock:
-            joining = [self._waiting.popleft() for _ in range(min(self._running.room, len(self._waiting)))]
+            joining = [self._waiting.popleft() for _ in range(self._running.takes(self._waiting))]
             threads = self._matrix_threads
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)  # it holds for the thread that calls it
+        left: list[Job] = []
         try:
-            self._running.step(joining)
+            left = self._running.step(joining)
         except BaseException as error:
             # The caches may be half written: nothing of this batch can go on.
             for job in (*self._running.jobs, *joining):
@@ -161,6 +178,7 @@ class Engine:
             if not isinstance(error, Exception):
                 raise  # a person interrupts the caller that runs the model itself
         with self._lock:
+            self._waiting.extendleft(reversed(left))
             for caller in self._callers:
                 if caller.done or any(job.pieces and job.on_token for job in caller.jobs):
                     caller.wake.set()

@@ -22,6 +22,8 @@ class Job:
     pieces: deque[str] = field(default_factory=deque)
     """Text not yet handed to `on_token`, which is called in the thread that asked."""
     error: Exception | None = None
+    short: Exception | None = None
+    """What it fails with if it is alone: there was no memory to encode it."""
     ended: bool = False
     """The turn is complete, its last piece handed over."""
     dropped: bool = False

@@ -7,15 +7,17 @@ pixels where an image stands). A lookup takes the longest common prefix with any
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
+
+logger = logging.getLogger(__name__)
 
 Layers = list[tuple[torch.Tensor, torch.Tensor]]
 """Keys and values of each layer, (B, heads, L, width) each."""
@@ -41,6 +43,7 @@ class PrefixCache:
         self._entries: list[_Entry] = []  # the last used at the end
         self.hits = 0
         self.misses = 0
+        self._told = False
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -78,6 +81,7 @@ class PrefixCache:
             return
         size = sum(k.nbytes + v.nbytes for k, v in layers)
         if size > self.max_bytes:
+            self._tell(size)
             return
         entries = self._entries
         for entry in list(entries):
@@ -93,6 +97,17 @@ class PrefixCache:
     def clear(self) -> None:
         """Forget everything."""
         self._entries = []  # another list: the engine's thread may be going through this one
+
+    def _tell(self, size: int) -> None:
+        """Say once that a conversation is too large: each of its turns is encoded from the beginning."""
+        if not self._told:
+            self._told = True
+            logger.warning(
+                "The KV cache of a conversation takes %.1f GB and is not kept for its next turn: at most %.1f GB are. "
+                "The option cache_bytes of load_policy raises that.",
+                size / 1e9,
+                self.max_bytes / 1e9,
+            )
 
 
 def _own(tensor: torch.Tensor) -> torch.Tensor:
@@ -184,13 +199,7 @@ def cache_argument(model: Any) -> str:
     """
     if hasattr(model, "get_base_model"):
         model = model.get_base_model()  # an adapter's own forward hands on whatever it is given
-    forward = getattr(model, "forward", model)
-    return _cache_argument(getattr(forward, "__func__", forward))
-
-
-@lru_cache(maxsize=64)
-def _cache_argument(forward: Callable[..., Any]) -> str:
-    names = inspect.signature(forward).parameters
+    names = inspect.signature(getattr(model, "forward", model)).parameters
     return "cache" if "cache" in names and "past_key_values" not in names else "past_key_values"
 
 

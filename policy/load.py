@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +26,13 @@ FORMS = (
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _SERVER = re.compile(r"openai:(?P<model>[^@\s]+)@(?P<url>https?://\S+)")
 
-_loaded: dict[str, tuple[int, Policy]] = {}  # with when the folder had changed last
+_loaded: dict[str, tuple[tuple[int, ...], Policy]] = {}  # with when its folders had changed last
 _lock = threading.Lock()
 
 
 def load_policy(name: str, **options: Any) -> Policy:
-    """The policy of a name. Loaded once for each name and options; asking again gives the same object.
+    """The policy of a name. Loaded once for each name and options; asking again gives the same object, until a file in
+    its folder changes, or in its adapter's, its base's or its profile's.
 
     Args:
         name: "embedded", a hub id, a folder, or "openai:MODEL@URL".
@@ -43,12 +46,20 @@ def load_policy(name: str, **options: Any) -> Policy:
     """
     name = name.strip()
     key = repr((name, sorted(options.items(), key=lambda option: option[0])))
-    changed = _changed_at(name)
     with _lock:
+        changed = tuple(_changed_at(folder) for folder in _folders(name, options))
         if key not in _loaded or _loaded[key][0] != changed:
             _loaded.pop(key, None)  # its memory first: two may not fit
             _loaded[key] = changed, _load(name, options)
         return _loaded[key][1]
+
+
+def expanded(path: str | Path) -> Path:
+    """A path with the home folder that `~` or `~name` stands for; as it is where nobody has that name."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def forget_policies() -> None:
@@ -69,7 +80,7 @@ def _load(name: str, options: dict[str, Any]) -> Policy:
         return _local(str(EMBEDDED), {"name": "embedded", **options})
     if not name or name.startswith("openai:") or "://" in name:
         raise _unknown(name)
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     if folder.is_dir():
         if not any((folder / config).is_file() for config in ("config.json", "adapter_config.json")):
             raise PolicyLoadError(f"The folder {name} holds no model: config.json or adapter_config.json is not there.")
@@ -103,9 +114,22 @@ def _remote(model: str, url: str, options: dict[str, Any]) -> Policy:
     return RemotePolicy(model, url, **options)
 
 
-def _changed_at(name: str) -> int:
-    """When the folder's files last changed: a policy that was trained further is loaded anew."""
-    folder = EMBEDDED if name == "embedded" else Path(name).expanduser()
-    if not folder.is_dir():
-        return 0
-    return max((path.stat().st_mtime_ns for path in folder.iterdir() if path.is_file()), default=0)
+def _folders(name: str, options: dict[str, Any]) -> list[Path]:
+    """The folders that a policy is made of: its own, its adapter's, its profile's, and the base of an adapter."""
+    named = [name, *(options.get(option) for option in ("adapter", "profile"))]
+    folders = [EMBEDDED if one == "embedded" else expanded(one) for one in named if isinstance(one, str | Path)]
+    for folder in list(folders):
+        with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):  # then it names none that is here
+            base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+            folders.append(EMBEDDED if base == "embedded" else Path(base))
+    return folders
+
+
+def _changed_at(folder: Path) -> int:
+    """When a folder's files last changed: a policy that was trained further is loaded anew."""
+    newest = 0
+    with suppress(OSError):
+        for path in folder.iterdir():
+            with suppress(OSError):  # one may be taking another's place
+                newest = max(newest, path.stat().st_mtime_ns if path.is_file() else 0)
+    return newest

@@ -19,6 +19,7 @@ from sifthinker.policy.engine import Engine
 from sifthinker.policy.errors import UsageError
 from sifthinker.policy.job import Job
 from sifthinker.policy.kv_cache import PrefixCache
+from sifthinker.policy.memory import decoded_bytes, kept_bytes
 from sifthinker.policy.messages import Message
 from sifthinker.policy.weights import load_weights
 
@@ -40,8 +41,11 @@ class LocalPolicy:
         model: a transformers model with `forward` and `config`, decoder-only.
         processor: its processor, with a chat template.
         profile: how to speak with it.
-        cache_bytes: of KV caches kept for later turns; 0 turns the prefix cache off.
+        cache_bytes: of KV caches kept for later turns; 0 turns the prefix cache off. By default a quarter of what a GPU
+            has left, 1 GB at least and elsewhere.
         max_batch: turns decoded in one forward pass.
+        batch_bytes: of the KV caches of those turns, each counted as long as the longest; further turns wait. By
+            default a quarter of what a GPU has left, elsewhere without bound.
         identity: what tells it from other policies, see `calibration_store.identity_of`.
     """
 
@@ -51,8 +55,9 @@ class LocalPolicy:
         processor: Any,
         profile: PolicyProfile,
         *,
-        cache_bytes: int = 1_000_000_000,
+        cache_bytes: int | None = None,
         max_batch: int = 16,
+        batch_bytes: int | None = None,
         identity: str | None = None,
     ) -> None:
         self.identity = identity
@@ -66,8 +71,14 @@ class LocalPolicy:
         placeholders |= {tokenizer.convert_tokens_to_ids(processor.image_token)}
         self._control = ControlTokens(tokenizer, extra=placeholders, end=end_ids)
         suppressed = sorted(index for index in self._control.never_generated if index < _vocabulary(model))
-        self._cache = PrefixCache(cache_bytes)
-        self._engine = Engine(model, suppressed=suppressed, cache=self._cache, max_batch=max_batch)
+        self._cache = PrefixCache(kept_bytes(model.device) if cache_bytes is None else cache_bytes)
+        self._engine = Engine(
+            model,
+            suppressed=suppressed,
+            cache=self._cache,
+            max_batch=max_batch,
+            max_bytes=decoded_bytes(model.device) if batch_bytes is None else batch_bytes,
+        )
         self._encoder = ChatEncoder(processor, profile, self._control, patch_family=self._engine.patch_family)
 
     @classmethod
@@ -83,8 +94,9 @@ class LocalPolicy:
         quantization: Any = None,
         revision: str | None = None,
         trust_remote_code: bool = False,
-        cache_bytes: int = 1_000_000_000,
+        cache_bytes: int | None = None,
         max_batch: int = 16,
+        batch_bytes: int | None = None,
         **declared: Any,
     ) -> LocalPolicy:
         """Load a model.
@@ -100,7 +112,7 @@ class LocalPolicy:
             quantization: a transformers quantisation config, passed through.
             revision: of a hub id.
             trust_remote_code: run code that comes with the checkpoint. Off; think before turning it on.
-            cache_bytes, max_batch: see the class.
+            cache_bytes, max_batch, batch_bytes: see the class.
             declared: fields of `PolicyProfile` that win over what folder and family say (`box_space`, `dialect`, …).
 
         Raises:
@@ -122,7 +134,15 @@ class LocalPolicy:
         for note in profile.notes:
             logger.warning(note)
         identity = source_identity(str(source), None if adapter is None else str(adapter), revision)
-        return cls(model, processor, profile, cache_bytes=cache_bytes, max_batch=max_batch, identity=identity)
+        return cls(
+            model,
+            processor,
+            profile,
+            cache_bytes=cache_bytes,
+            max_batch=max_batch,
+            batch_bytes=batch_bytes,
+            identity=identity,
+        )
 
     @property
     def profile(self) -> PolicyProfile:
@@ -139,8 +159,9 @@ class LocalPolicy:
         return self._profile.resized_size(image_size)
 
     def forget(self) -> None:
-        """Empty the prefix cache."""
+        """Let go of what is kept for later turns: the prefix cache, and prepared images."""
         self._cache.clear()
+        self._encoder.forget()
 
     def generate(
         self,

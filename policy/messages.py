@@ -53,6 +53,19 @@ def message(role: Role, *parts: Part | str) -> Message:
     return Message(role, tuple(TextPart(part) if isinstance(part, str) else part for part in parts))
 
 
+def alternating(messages: Iterable[Message]) -> list[Message]:
+    """Neighbouring turns of one speaker as one, with a line break between: many chat templates take nothing else."""
+    turns: list[Message] = []
+    for turn in messages:
+        if not turns or turns[-1].role != turn.role:
+            turns.append(turn)
+            continue
+        before = turns.pop().parts
+        apart = before and turn.parts and not isinstance(before[-1], ImagePart)
+        turns.append(Message(turn.role, (*before, *([TextPart("\n")] if apart else []), *turn.parts)))
+    return turns
+
+
 def images_of(messages: Iterable[Message]) -> list[ImagePart]:
     """All image parts of a conversation, in order."""
     return [part for turn in messages for part in turn.parts if isinstance(part, ImagePart)]

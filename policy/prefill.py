@@ -78,7 +78,8 @@ class Prefill:
     def run(self, jobs: Sequence[Job]) -> list[tuple[list[Job], torch.Tensor]]:
         """Encode conversations up to where their turns begin.
 
-        Each gets its cache, its length, and what it took; one on which the model fails, its error.
+        Each gets its cache, its length, and what it took; one on which the model fails, its error; one for which there
+        is no memory, only what it would fail with (`Job.short`).
 
         Returns:
             Those of each pass, with the logits of their first tokens, (B, V).
@@ -92,21 +93,26 @@ class Prefill:
             known, layers = self._known_prefix(job)
             return self._opened(job, known, layers)
         except _FAILURES as error:
-            job.error = _failed(error)
+            _fail(job, error)
             return None
 
     def _encode(self, group: list[_Opened]) -> list[tuple[list[Job], torch.Tensor]]:
         try:
             logits = self._shared(group) if len(group) > 1 else self._alone(group[0])
         except _FAILURES as error:
-            if len(group) > 1:  # one of them is at fault, or there is no memory for all: each for itself
-                return [encoded for one in group for encoded in self._encode([one])]
-            group[0].job.error = _failed(error)
-            return []
-        for one in group:
-            one.job.turn.cached_tokens = one.known
-            one.job.length = len(one.job.encoded.keys)
-        return [([one.job for one in group], logits)]
+            if len(group) == 1 and not (len(self.cache) and isinstance(error, torch.OutOfMemoryError)):
+                _fail(group[0].job, error)
+                return []
+        else:
+            for one in group:
+                one.job.turn.cached_tokens = one.known
+                one.job.length = len(one.job.encoded.keys)
+            return [([one.job for one in group], logits)]
+        # Tried again out here: in there the error holds all that the model had made so far.
+        if len(group) > 1:  # one of them is at fault, or there is no memory for all: each for itself
+            return [encoded for one in group for encoded in self._encode([one])]
+        self.cache.clear()
+        return self._encode(group)
 
     def _alone(self, one: _Opened) -> torch.Tensor:
         """One conversation, by itself: the simple version of `_shared`."""
@@ -225,5 +231,9 @@ def _padded(tensor: torch.Tensor, width: int, value: int) -> torch.Tensor:
     return F.pad(tensor, (0, width - tensor.shape[-1]), value=value)
 
 
-def _failed(error: Exception) -> PolicyError:
-    return PolicyError(f"The model failed on this conversation: {error}")
+def _fail(job: Job, error: Exception) -> None:
+    failed = PolicyError(f"The model failed on this conversation: {error}")
+    if isinstance(error, torch.OutOfMemoryError):
+        job.short = failed
+    else:
+        job.error = failed

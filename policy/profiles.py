@@ -44,6 +44,10 @@ _SHOWN = {"depth_px": 518, "crop_min_px": 512}
 and would cost as much as the photograph; a crop of a few pixels is enlarged, or a look closer would show no more."""
 # Qwen2.5-VL as published: patches of 14, merged 2 x 2, images from 4 to 16,384 tokens.
 _RESIZES = {"qwen2_5_vl": {"vision_patch_px": 28, "min_image_pixels": 4 * 28 * 28, "max_image_pixels": 16384 * 28 * 28}}
+_SERVED = {"qwen2_5_vl": {"rgb_px": 1792}}
+"""What is declared besides of a model behind a server, whose processor cannot be asked. Boxes of Qwen2.5-VL are told in
+pixels of the picture that the server makes: within 4,096 tokens (llama.cpp's bound; 64 x 64 of 28 pixels) all make the
+same."""
 
 
 def family_of_name(model: str) -> str:
@@ -121,7 +125,8 @@ def profile_of_server(
         PolicyLoadError: the folder has no profile. UsageError: a field that does not exist.
     """
     if given is None:
-        return profile_of_family(name or model, family_of_name(model), **declared)
+        family = family_of_name(model)
+        return profile_of_family(name or model, family, **{**_SERVED.get(family, {}), **declared})
     found = given if isinstance(given, PolicyProfile) else profile_of_folder(Path(given))
     if found is None:
         raise PolicyLoadError(f"The folder {given} holds no {PROFILE_FILE}.")

@@ -7,7 +7,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,19 +21,20 @@ from sifthinker.policy.base import Completion, PolicyProfile, TokenCallback
 from sifthinker.policy.errors import PolicyError, PolicyTimeout, PolicyUnavailable, UsageError
 from sifthinker.policy.messages import Message, count_images
 from sifthinker.policy.profiles import profile_of_server, with_known_resize
-from sifthinker.policy.remote_stream import BrokenStream, ReportedError, read_reply
+from sifthinker.policy.remote_stream import BrokenStream, ReportedError, fields_refused, read_reply, words_of
 from sifthinker.policy.remote_wire import conversation, endpoint, retry_after, server_key, shown_url
 
 logger = logging.getLogger(__name__)
 
 
 class _Busy(Exception):
-    """The server answered 429 or 5xx."""
+    """The server answered 429 or 5xx. Its words are no part of the message, which is logged."""
 
-    def __init__(self, status: int, retry_after: float | None) -> None:
+    def __init__(self, status: int, retry_after: float | None, said: str) -> None:
         super().__init__(f"status {status}")
         self.status = status
         self.retry_after = retry_after
+        self.said = said
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,9 @@ class _Call:
     """One call with its retries.
 
     Attributes:
-        body: of the request, without stop strings.
+        body: of the request, without the fields that not every server takes.
         stop: strings that end the answer.
+        temperature: of sampling.
         deadline: in `time.monotonic()` seconds.
         allowed: seconds, of which the deadline was made.
         silence: seconds without a byte after which an attempt is given up.
@@ -50,12 +52,15 @@ class _Call:
 
     body: dict[str, Any]
     stop: Sequence[str]
+    temperature: float
     deadline: float
     allowed: float
     silence: float
 
 
 _SILENCE_S = 30.0
+_LONGEST_S = 7 * 24 * 3600.0  # of a call: neither locks nor sockets wait without end
+_MOST_TOLD = 300  # characters of what a server says about a failure
 _WORTH_A_RETRY = (_Busy, BrokenStream, httpx.TransportError)
 
 
@@ -64,7 +69,14 @@ class RemotePolicy:
 
     Each call is streamed, so that a server that hangs or breaks off is noticed. There is one retry layer, here: 429,
     5xx, lost connections and broken streams are tried again with growing, jittered pauses (or as `Retry-After` says),
-    as long as no text has been handed to `on_token`; a refusal (400, 401, 403, 404, …) is told at once.
+    as long as no text has been handed to `on_token`; a refusal (400, 401, 403, 404, …) is told at once. A server that
+    refuses stop strings, log-probabilities or the temperature (hosted models that reason do) is from then on asked
+    without: answers are cut here, and sampled at its own temperature.
+
+    A served Qwen2.5-VL writes boxes in pixels of the picture that its server makes of the one sent, and not every
+    server makes the same: llama.cpp takes no more than 4,096 tokens. Unless `rgb_px` says otherwise, it is therefore
+    sent pictures of 1,792 pixels at most, which all bring to the same size. Behind vLLM, `rgb_px=3584` is as right,
+    at four times the tokens.
 
     Args:
         model: the server's name for the model.
@@ -80,12 +92,13 @@ class RemotePolicy:
         max_concurrent: calls under way at once; further ones wait their turn.
         logprobs: ask for log-probabilities with every call (not every server gives them); mode adaptive asks for them
             by itself, see `with_logprobs`.
-        extra_body: further fields of every request, for what a server offers beyond the standard.
+        extra_body: further fields of every request, for what a server offers beyond the standard; they win over those
+            of the same name.
         token_limit_field: the request's field for `max_new_tokens` ("max_completion_tokens" for some hosted models).
         declared: fields of `PolicyProfile` (box_space, dialect, rgb_px, …).
 
     Raises:
-        UsageError: the address is none, or an option does not exist.
+        UsageError: the address is none, an option does not exist, or `extra_body` is no mapping.
     """
 
     def __init__(
@@ -106,6 +119,11 @@ class RemotePolicy:
         token_limit_field: str = "max_tokens",
         **declared: Any,
     ) -> None:
+        if not isinstance(extra_body, Mapping | None):
+            raise UsageError(
+                f"Expected extra_body as a mapping of the request's further fields, got {extra_body!r}: on the command "
+                "line --set extra_body='{top_k: 20}'."
+            )
         self.model = model
         self.url = endpoint(url)
         self.call_timeout = call_timeout
@@ -117,7 +135,7 @@ class RemotePolicy:
         self._extra_body = dict(extra_body or {})
         self._token_limit_field = token_limit_field
         self._read_timeout = read_timeout
-        self._sends_stop = True
+        self._refused: set[str] = set()  # fields that the server was found not to take
         self._slots = threading.BoundedSemaphore(max_concurrent)
         self._api_key = server_key(api_key)
         self._client = httpx.Client(
@@ -165,13 +183,12 @@ class RemotePolicy:
         if not messages:
             raise UsageError("Expected at least one message to generate an answer to, got none.")
         started = time.monotonic()
-        allowed = self.call_timeout if timeout is None else timeout
+        allowed = min(self.call_timeout if timeout is None else timeout, _LONGEST_S)
         deadline = started + allowed
         body = {
             "model": self.model,
             "messages": conversation(messages, self._profile),
             self._token_limit_field: max_new_tokens,
-            "temperature": temperature,
             "stream": True,
             "stream_options": {"include_usage": True},
             **({"seed": seed} if seed is not None else {}),
@@ -180,9 +197,8 @@ class RemotePolicy:
         if not self._slots.acquire(timeout=max(allowed, 0.0)):
             raise PolicyTimeout(f"{self._who} got no free slot within {allowed:g} s ({self.max_concurrent} at once).")
         try:
-            call = _Call(
-                body, stop, deadline, allowed, min(allowed, self._read_timeout or max(_SILENCE_S, allowed / 2))
-            )
+            silence = min(allowed, self._read_timeout or max(_SILENCE_S, allowed / 2))
+            call = _Call(body, stop, temperature, deadline, allowed, silence)
             completion = self._with_retries(call, on_token)
         finally:
             self._slots.release()
@@ -255,7 +271,9 @@ class RemotePolicy:
                 raise PolicyTimeout(
                     f"{self._who} is at its rate limit for longer than the {call.allowed:g} s given."
                 ) from error
-            raise PolicyUnavailable(f"{self._who} answered status {error.status} {self.attempts} times.") from error
+            times = f" {attempts} times" if attempts > 1 else ""
+            said = f": {error.said[:_MOST_TOLD]}" if error.said else "."
+            raise PolicyUnavailable(f"{self._who} answered status {error.status}{times}{said}") from error
         except BrokenStream as error:
             raise PolicyUnavailable(f"{self._who} broke off in the middle of an answer: {error}.") from error
         except httpx.TimeoutException as error:
@@ -272,35 +290,41 @@ class RemotePolicy:
                 f"{self._who} could not be reached: is the server running and the address right? ({error})"
             ) from error
 
-    def _attempt(self, call: _Call, on_text: TokenCallback, *, plainly: bool = False) -> Completion:
+    def _attempt(self, call: _Call, on_text: TokenCallback, *, without: frozenset[str] = frozenset()) -> Completion:
         left = call.deadline - time.monotonic()
         if left <= 0:
             raise httpx.ReadTimeout("no time left")
-        asked = dict(call.body)
-        if call.stop and self._sends_stop:
-            asked["stop"] = list(call.stop)
-        if logprobs := self._logprobs and not plainly:
-            asked.setdefault("logprobs", True)
+        optional: dict[str, Any] = {"temperature": call.temperature}
+        if call.stop:
+            optional["stop"] = list(call.stop)
+        if self._logprobs:
+            optional["logprobs"] = True
+        optional = {name: value for name, value in optional.items() if name not in {*without, *self._refused}}
         timeout = httpx.Timeout(min(call.silence, left), connect=min(self._client.timeout.connect or left, left))
+        asked = {**optional, **call.body}
         with self._client.stream("POST", self.url, json=asked, timeout=timeout) as response:
             status = response.status_code
-            if status == 429 or status >= 500:
-                raise _Busy(status, retry_after(response))
             if status == 200:
                 try:
                     return read_reply(response, call.stop, call.deadline, on_text)
                 except ReportedError:
                     # Some servers fail on stop strings for image models (`transformers serve` 5.23): the next attempt
                     # goes without, and the answer is cut here.
-                    self._sends_stop = self._sends_stop and not call.stop
+                    if call.stop:
+                        self._refused.add("stop")
                     raise
-            if not logprobs or status not in (400, 422):
-                raise self._refusal(status, response)
-        made = self._attempt(call, on_text, plainly=True)
-        self._logprobs = False  # it was refused for these alone, which not every server gives
+            said = words_of(response, call.deadline, secret=self._api_key)
+            if status == 429 or status >= 500:
+                raise _Busy(status, retry_after(response), said)
+        refused = fields_refused(said, optional.keys() - call.body.keys()) if status in (400, 422) else frozenset()
+        if not refused:
+            raise self._refusal(status, said)
+        made = self._attempt(call, on_text, without=without | refused)
+        self._refused |= refused  # it was refused for these alone
+        logger.warning("%s does not take %s: it is asked without.", self._who, " and ".join(sorted(refused)))
         return made
 
-    def _refusal(self, status: int, response: httpx.Response) -> PolicyError:
+    def _refusal(self, status: int, said: str) -> PolicyError:
         if status in (401, 403):
             return PolicyError(
                 f"{self._who} refused the API key (status {status}): set OPENAI_API_KEY, or give load_policy api_key=…."
@@ -311,10 +335,7 @@ class RemotePolicy:
             return PolicyError(
                 f"{self._who} redirects (status {status}), which is not followed: give its real address."
             )
-        said = next(response.iter_bytes(2000), b"").decode("utf-8", "replace")
-        if self._api_key:
-            said = said.replace(self._api_key, "…")
-        return PolicyError(f"{self._who} refused the request (status {status}): {' '.join(said.split())[:300]}")
+        return PolicyError(f"{self._who} refused the request (status {status}): {said[:_MOST_TOLD]}")
 
     def _tell(self, state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None

@@ -1,11 +1,14 @@
-"""What an OpenAI-compatible server sends back: a stream of events, read piece by piece, or one JSON object."""
+"""What an OpenAI-compatible server sends back: a stream of events, read piece by piece, or one JSON object; and what it
+says about a failure."""
 
 from __future__ import annotations
 
 import json
 import math
+import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +23,8 @@ MAX_TEXT = 32_768
 MAX_LINE = 1_000_000
 MAX_REPLY = 32_000_000
 """Bytes of a whole reply, with all that stands around the text."""
+MAX_WORDS = 2000
+"""Bytes of what a server says about a failure."""
 _END: dict[str, Any] = {}
 
 
@@ -127,6 +132,29 @@ def read_reply(response: httpx.Response, stop: Sequence[str], deadline: float, o
     for piece in reply.pieces[told:]:
         on_text(piece)
     return completion
+
+
+def words_of(response: httpx.Response, deadline: float, *, secret: str | None) -> str:
+    """The beginning of what a server says about a failure, without a secret that it repeats and control characters."""
+    said = b""
+    with suppress(httpx.HTTPError):  # the failure counts, said in words or not
+        for chunk in response.iter_bytes():
+            said += chunk
+            if len(said) >= MAX_WORDS or time.monotonic() >= deadline:
+                break
+    words = said[:MAX_WORDS].decode("utf-8", "replace")
+    if secret:
+        words = words.replace(secret, "…")
+    words = "".join(sign if sign.isprintable() else " " for sign in words)  # nothing in it steers a terminal
+    return " ".join(words.split())
+
+
+def fields_refused(said: str, sent: Set[str]) -> frozenset[str]:
+    """Which of the fields sent a refusal is about: those that it names, else log-probabilities."""
+    named = {name for name in sent if re.search(rf"\b{name}\b", said)}
+    if "support" not in said.lower():
+        named.discard("temperature")  # a value that no server takes, which whoever asked for it should know
+    return frozenset(named or {"logprobs"} & sent)
 
 
 def _completion(reply: _Reply, stop: Sequence[str]) -> Completion:

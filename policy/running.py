@@ -6,7 +6,9 @@ No threads here: `Engine` sees to it that one at a time calls it.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,8 @@ from sifthinker.policy.decoding import pick
 from sifthinker.policy.job import Job
 from sifthinker.policy.kv_cache import Layers, PrefixCache, cache_argument
 from sifthinker.policy.prefill import Prefill
+
+logger = logging.getLogger(__name__)
 
 BATCHED_FAMILIES = frozenset(
     {
@@ -42,15 +46,26 @@ class Running:
         suppressed: ids never generated.
         cache: the prefix cache.
         max_batch: turns decoded in one forward pass.
+        max_bytes: of their caches, each counted as long as the longest; a turn alone may have more. None: any.
     """
 
-    def __init__(self, model: Any, *, suppressed: Sequence[int], cache: PrefixCache, max_batch: int) -> None:
+    def __init__(
+        self,
+        model: Any,
+        *,
+        suppressed: Sequence[int],
+        cache: PrefixCache,
+        max_batch: int,
+        max_bytes: int | None = None,
+    ) -> None:
         self.model = model
         self.cache = cache
         batched = model.config.model_type in BATCHED_FAMILIES
         self._prefill = Prefill(model, cache, together=batched and max_batch > 1)
         self.patch_family = self._prefill.patch_family
         self.max_batch = max_batch if self._prefill.plain and batched else 1
+        self.max_bytes = max_bytes
+        self._place_bytes = 0  # of a place in a cache; 0: none has been seen yet
         self._suppressed = torch.tensor(sorted(suppressed), device=model.device) if suppressed else None
         self._one_logit = (
             {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
@@ -65,14 +80,36 @@ class Running:
         """Turns that can still be let in."""
         return self.max_batch - len(self.jobs)
 
-    def step(self, joining: Sequence[Job]) -> None:
-        """Let turns in, decode one token of each that runs, let those go that have ended."""
+    def takes(self, waiting: Iterable[Job]) -> int:
+        """How many of those that wait can be let in now, the first first. One alone always can."""
+        longest, taken = self._longest, 0
+        for job in islice(waiting, max(self.room, 0)):
+            rows, longest = len(self.jobs) + taken + 1, max(longest, len(job.encoded.keys))
+            size = rows * longest * self._place_bytes
+            if rows > 1 and self.max_bytes is not None and (not size or size > self.max_bytes):
+                break
+            taken += 1
+        return taken
+
+    def step(self, joining: Sequence[Job]) -> list[Job]:
+        """Let turns in, decode one token of each that runs, let those go that have ended.
+
+        Returns:
+            Those of the joining for which there is no memory beside the others: they are to come again.
+        """
         with torch.inference_mode():
             self._leave()
-            self._join(self._begin([job for job in joining if not job.dropped]))
+            joining = [job for job in joining if not job.dropped]
+            left = list(joining)
+            if self._has_memory(joining):
+                self._join(self._begin(joining))
+                left = [job for job in joining if job.short is not None]
+            if left:
+                left = self._put_back(left)
             if self.jobs:
                 self._decode()
                 self._leave()
+        return left
 
     def clear(self) -> None:
         """Let all go, and keep nothing of them."""
@@ -82,10 +119,41 @@ class Running:
         """Encode conversations, and pick their first tokens. Those whose turns go on."""
         for jobs, logits in self._prefill.run(joining):
             self._take(logits, jobs)
+            self._place_bytes = sum(k.nbytes + v.nbytes for k, v in jobs[0].layers) // jobs[0].length
             for job in jobs:
                 if job.done and job.whole is None:
                     self._keep(job, job.layers)
-        return [job for job in joining if not job.done]
+        return [job for job in joining if not job.done and job.short is None]
+
+    def _has_memory(self, joining: Sequence[Job]) -> bool:
+        """Whether the batch can be made large enough for turns that join those under way."""
+        if self._batch is None or not joining:
+            return True
+        longest = max(self._longest, *(len(job.encoded.keys) for job in joining))
+        try:
+            self._batch.reserve(len(self.jobs) + len(joining), longest + 1)
+        except torch.OutOfMemoryError:
+            return False
+        return True
+
+    def _put_back(self, joining: list[Job]) -> list[Job]:
+        """Those that can come again when others have left; where there are none, they fail. Fewer are let in then."""
+        self.cache.clear()
+        if not self.jobs:
+            for job in joining:
+                job.error = job.short
+            return []
+        for job in joining:
+            job.short = None
+        rows, longest = len(self.jobs), max(self._longest, *(len(job.encoded.keys) for job in joining))
+        tried = (rows + len(joining)) * longest * self._place_bytes
+        self.max_bytes = max(rows * self._longest * self._place_bytes, tried // 2)
+        logger.info("No memory for %d more turns beside %d: they wait.", len(joining), rows)
+        return joining
+
+    @property
+    def _longest(self) -> int:
+        return max((job.length for job in self.jobs), default=0)
 
     def _leave(self) -> None:
         """Let turns go that have ended; the prefix cache gets what they encoded."""

@@ -7,7 +7,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from sifthinker.agent.extras import needing
-from sifthinker.agent.listening import ServerNames, is_loopback, listen, quiet_server, shown_address
+from sifthinker.agent.listening import (
+    BY_OTHERS,
+    EVERY_ADDRESS,
+    ServerNames,
+    is_loopback,
+    listen,
+    quiet_server,
+    shown_address,
+)
 from sifthinker.agent.web.settings import WebSettings
 from sifthinker.policy.errors import SifthinkerError, UsageError
 
@@ -46,11 +54,11 @@ def run_web(
         import uvicorn
 
         from sifthinker.agent.web.app import create_app
+    from sifthinker.agent.asking import chosen_tools
     from sifthinker.agent.console import FocusConsole
     from sifthinker.agent.web.loading import Loading
-    from sifthinker.nodes.tools import find_tools
 
-    chosen = find_tools(tools)
+    chosen = chosen_tools(tools)
     listening = listen(host, port)
     console = FocusConsole()
     servers: list[uvicorn.Server] = []
@@ -74,6 +82,8 @@ def run_web(
             raise loading.error
         address = shown_address(host, listening.getsockname()[1])
         console.say(f"sifthinker is at {address} (Ctrl-C ends it)")
+        if host in EVERY_ADDRESS:
+            console.say(BY_OTHERS)
         if allowed.credentials is None and not is_loopback(host):
             console.note("Whoever can reach this machine can use it: no password was set (--no-auth).")
         if open_browser:

@@ -71,7 +71,7 @@ class Guard:
     async def _refusal(self, scope: Scope) -> Response | None:
         headers = Headers(scope=scope)
         if not self._names.know(headers.get("host", "")):
-            return _told(scope, 421, "This server is not known by that name: call it by the address it printed.")
+            return _told(scope, 421, self._names.refusal)
         if self._password is not None and not self._knows_password(headers.get("authorization", "")):
             if "authorization" in headers:
                 await anyio.sleep(_WRONG_PASSWORD_S)

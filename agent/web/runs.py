@@ -7,6 +7,7 @@ import json
 import logging
 import threading
 import time
+import traceback
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -23,6 +24,7 @@ from sifthinker.agent.forking import go_back, paused_step
 from sifthinker.agent.result import FocusResult
 from sifthinker.agent.web.errors import busy, sentence_for, without_paths
 from sifthinker.agent.web.views import result_view
+from sifthinker.agent.words import plain
 from sifthinker.nodes.context import FocusContext, RunStopped
 from sifthinker.nodes.events import FocusEvent, FocusPaused, Perceived, ToolUsed, Warned
 from sifthinker.nodes.person import FocusDecision
@@ -202,10 +204,9 @@ class Runner:
                 ending = ("answered", {"kind": "result", "result": _view(output["result"])})
         except RunStopped:
             ending = ("stopped", {"kind": "stopped"})
-        except Exception as error:
-            logger.warning(
-                "A question could not be answered: %s", error, exc_info=not isinstance(error, SifthinkerError)
-            )
+        except Exception as error:  # noqa: BLE001 - told here, and on the page in other words
+            told = [str(error)] if isinstance(error, SifthinkerError) else traceback.format_exception(error)
+            logger.warning("A question could not be answered: %s", plain("".join(told)))  # it may quote a server
             ending = ("failed", {"kind": "failed", "message": sentence_for(error)})
         finally:
             with self._lock:

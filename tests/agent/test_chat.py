@@ -83,6 +83,13 @@ def test_a_picture_dropped_into_the_terminal_is_the_one_to_ask_about(
     assert "Addresses are not fetched" in typed("/image https://example.org/a.png")
 
 
+def test_a_home_of_nobody_ends_nothing(tmp_path: Path) -> None:
+    typed = Typed(ScriptedPolicy(DIRECT))
+    assert "no image yet" in typed("~nobody-of-this-name/x.png")
+    assert "No image can be read at '~nobody-of-this-name/x.png'" in typed("/image ~nobody-of-this-name/x.png")
+    assert completions("/image ~nobody-of-this-name/x", typed.chat.choices) == []
+
+
 def test_tab_goes_on_with_commands_their_words_and_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     photo(tmp_path / "cups.png")
@@ -191,6 +198,29 @@ def test_save_writes_the_last_answer(tmp_path: Path) -> None:
     assert typed(f"/save {tmp_path / 'run'}") == f"Saved: {tmp_path / 'run' / 'report.html'}\n"
     assert json.loads((tmp_path / "run" / "result.json").read_text())["answer"] == "yes"
     assert "a.png" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_save_writes_over_no_picture_that_was_asked_about(tmp_path: Path) -> None:
+    typed, folder = Typed(ScriptedPolicy(DIRECT)), tmp_path / "run"
+    typed(f"/image {photo(tmp_path / 'a.png')}")
+    typed("Is it teal?")
+    typed(f"/save {folder}")
+    typed(f"/image {folder / 'annotated.png'}")
+    typed("And this?")
+    before = (folder / "annotated.png").read_bytes()
+    assert "saving would write over it: name another folder" in typed(f"/save {folder}")
+    assert (folder / "annotated.png").read_bytes() == before
+    photo(tmp_path / "depth.png")
+    assert "holds a depth.png that no saved run left there" in typed(f"/save {tmp_path}")
+
+
+def test_a_name_and_a_question_that_are_not_utf_8_are_answered_and_saved(tmp_path: Path) -> None:
+    typed = Typed(ScriptedPolicy(DIRECT))
+    odd = photo(tmp_path / "caf\udce9.png")
+    typed(f"/image {odd}")
+    assert "Answer  yes" in typed("Is it \udce9?")
+    assert "Saved: " in typed(f"/save {tmp_path / 'run'}")
+    assert "caf\ufffd.png" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
 
 
 def test_an_unknown_command_and_a_bad_image_do_not_end_the_chat(tmp_path: Path) -> None:

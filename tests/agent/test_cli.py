@@ -129,3 +129,7 @@ def test_a_fault_in_the_program_is_one_sentence_without_debug() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, "--debug"], capture_output=True, text=True, timeout=60)
     assert "Traceback" in done.stderr
+    wanting = {**os.environ, "SIFTHINKER_DEBUG": "1"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=wanting)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr

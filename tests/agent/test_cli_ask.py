@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shlex
+import shutil
 import struct
 import sys
 import zlib
@@ -98,6 +99,34 @@ def test_the_run_is_saved_and_can_be_asked_again(run: Run, photo: str, tmp_path:
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "--depth none" in page
     assert json.loads((folder / "result.json").read_text(encoding="utf-8"))["answer"] == "the left one"
+
+
+@pytest.mark.parametrize(
+    ("depth", "said"), [("image:DEPTH:near=dark", "is read by this run"), ("none", "no saved run")]
+)
+def test_save_writes_over_no_file_of_the_user_s(run: Run, photo: str, tmp_path: Path, depth: str, said: str) -> None:
+    folder, mine = tmp_path / "run", tmp_path / "run" / "depth.png"
+    if depth != "none":
+        assert run("ask", photo, "Which one?", "--depth", "none", "--save", str(folder))[0] == 0
+    folder.mkdir(exist_ok=True)
+    Image.new("L", (120, 80), 9).save(mine)
+    before, policy = mine.read_bytes(), ScriptedPolicy("<answer>yes</answer>")
+    asked = ["ask", photo, "Which?", "--depth", depth.replace("DEPTH", str(mine)), "--save", str(folder)]
+    code, _, err = run(*asked, policy=policy)
+    assert (code, policy.calls, mine.read_bytes()) == (2, 0, before)
+    assert said in err
+    assert one_sentence(err)
+
+
+def test_a_name_and_a_question_that_are_not_utf_8_are_answered_and_saved(run: Run, photo: str, tmp_path: Path) -> None:
+    odd = shutil.copy(photo, tmp_path / "caf\udce9.png")
+    policy = ScriptedPolicy("<answer>yes</answer>")
+    folder = tmp_path / "run"
+    asked = ["ask", str(odd), "Is it \udce9?", "-m", "direct", "--depth", "none", "--save", str(folder)]
+    code, _, err = run(*asked, policy=policy)
+    assert (code, err) == (0, "")
+    assert "Is it \ufffd?" in policy.heard[0][-1].text
+    assert "caf\ufffd.png" in (folder / "report.html").read_text(encoding="utf-8")
 
 
 def test_an_image_may_come_from_standard_input(run: Run, photo: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,12 +279,40 @@ def test_the_command_of_a_report_is_understood_again() -> None:
     assert context.params["mode"] == "internal"
 
 
+def test_a_tool_s_module_may_lie_in_the_current_folder(
+    run: Run, photo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tool_of_this_folder.py").write_text(
+        "from sifthinker.nodes.tools import Region, visual_tool\n"
+        "@visual_tool(always=True)\n"
+        "def width_here(region: Region) -> str:\n"
+        "    'How wide the crop is.'\n"
+        "    return f'{region.crop.width} wide'\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    before = list(sys.path)
+    code, out, err = run("ask", photo, "Which?", "--depth", "none", "--tool", "tool_of_this_folder:width_here")
+    assert (code, err) == (0, "")
+    assert "36 wide" in out
+    assert sys.path == before
+    code, _, err = run("ask", photo, "Which?", "--tool", "no_such_module:tool")
+    assert code == 2
+    assert "No module named 'no_such_module'" in err
+
+
 def test_settings_are_read_as_what_they_seem() -> None:
     assert asking.read_settings(["device=cuda:1", "rgb_px=512", "uses_depth_image=false", "revision=main"]) == {
         "device": "cuda:1",
         "rgb_px": 512,
         "uses_depth_image": False,
         "revision": "main",
+    }
+    extra = 'extra_body={"chat_template_kwargs": {"enable_thinking": false}}'
+    assert asking.read_settings([extra, "ids=[1, 2]", "name=a: b", "api_key={x}"]) == {
+        "extra_body": {"chat_template_kwargs": {"enable_thinking": False}},
+        "ids": [1, 2],
+        "name": "a: b",
+        "api_key": "{x}",
     }
 
 

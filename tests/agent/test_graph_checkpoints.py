@@ -12,6 +12,7 @@ import sys
 import textwrap
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,8 +32,12 @@ from sifthinker.agent import (
     stopping,
 )
 from sifthinker.agent.events import CropTaken, FocusPaused
+from sifthinker.agent.forgetting import forget_unanswered
+from sifthinker.nodes.context import RunStopped
+from sifthinker.nodes.depth import DepthMap
 from sifthinker.nodes.images import FolderImageStore
-from sifthinker.policy.errors import UsageError
+from sifthinker.policy.base import Completion
+from sifthinker.policy.errors import PolicyTimeout, UsageError
 
 IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (100, 200, 3), dtype=np.uint8))
 LEFT, RIGHT = (0.1, 0.2, 0.5, 0.6), (0.5, 0.2, 0.9, 0.6)
@@ -193,6 +198,58 @@ def test_a_run_that_is_broken_off_ends_at_the_next_token_and_frees_its_thread(di
     assert time.monotonic() - begun < stopping.PATIENCE_S
     if dialect == "native":
         assert agent.ask("Two?", thread_id="t").answer == "x"
+
+
+@pytest.mark.parametrize("late", [PolicyTimeout("Nothing came."), "<answer>late</answer>"])
+def test_a_stopped_run_that_hears_of_its_policy_late_writes_and_asks_nothing_more(late, monkeypatch):
+    """A server that is silent when the run is stopped: the question is forgotten while the call still goes on."""
+    monkeypatch.setattr(stopping, "PATIENCE_S", 0.01)
+    begun, go = threading.Event(), threading.Event()
+
+    def silent(messages):
+        begun.set()
+        assert go.wait(20)
+        if isinstance(late, Exception):
+            raise late
+        return Completion(late)
+
+    class Unheard(ScriptedPolicy):  # its answer comes in one piece
+        def generate(self, messages, *, on_token=None, **options):
+            return super().generate(messages, **options)
+
+    policy = Unheard("<answer>one</answer>", silent, "<answer>two</answer>")
+    agent = create_focus_agent(policy, depth="none", mode="direct", checkpointer=MemorySaver())
+    agent.ask("One?", image=IMAGE, thread_id="t")
+    run = agent.ask_stream("Two?", thread_id="t")
+    next(run)
+    assert begun.wait(20)
+    run.close()
+    forget_unanswered(agent, "t")
+    go.set()
+    while agent.answering("t"):
+        time.sleep(0.005)
+
+    state = agent.get_state(THREAD)
+    assert (policy.calls, state.next) == (2, ())
+    assert [message.text for message in state.values["messages"]] == ["One?", "one"]
+    assert state.values["result"]["question"] == "One?"
+
+
+def test_a_run_that_is_stopped_while_depth_is_told_asks_the_policy_nothing():
+    class Stopping:
+        name = "slow"
+
+        def predict(self, image):
+            stop.set()
+            return DepthMap(np.zeros((10, 20), np.float32))
+
+    stop, policy = threading.Event(), ScriptedPolicy("<answer>x</answer>")
+    agent = create_focus_agent(policy, depth=Stopping(), checkpointer=MemorySaver())
+    asked = {"messages": [question_message("?", image=agent.context.images.put(IMAGE))]}
+    with pytest.raises(RunStopped):
+        agent.invoke(asked, THREAD, context=replace(agent.context, stop=stop))
+    assert policy.calls == 0
+    assert agent.get_state(THREAD).next == ("perceive",)
 
 
 INTERRUPTED = """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypedDict
 
 import pytest
@@ -15,6 +15,7 @@ from PIL import Image
 from scripted import ScriptedPolicy, focus_lines
 
 from sifthinker.agent import create_focus_agent, question_message
+from sifthinker.agent.config import focus_config
 from sifthinker.agent.events import AnswerGiven, CropTaken
 from sifthinker.policy.errors import UsageError
 from sifthinker.policy.messages import Message
@@ -129,3 +130,26 @@ def test_a_run_may_bring_just_the_settings_that_differ():
     assert output["result"]["mode"] == "direct"
     with pytest.raises(UsageError, match="no setting 'mood'"):
         agent.invoke(asked(agent), context={"mood": "direct"})
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"allow_urls": True}, "allow_urls is not taken with a run"),
+        ({"limits": {"max_pixels": 10**9}}, "limits is not taken with a run"),
+        ({"max_steps": 5}, "can lower max_steps and not raise it, from 4 to 5"),
+        ({"deadline_s": 1e9}, "can lower deadline_s"),
+        ({"call_timeout_s": 61}, "can lower call_timeout_s"),
+        ({"max_new_tokens": 10**6}, "can lower max_new_tokens"),
+        ({"max_images": 17}, "can lower max_images"),
+    ],
+)
+def test_the_settings_of_a_run_which_a_server_s_client_may_send_lift_no_limit(settings, said):
+    agent = create_focus_agent(ScriptedPolicy("<answer>red</answer>"), depth="none", mode="direct", max_steps=4)
+    with pytest.raises(UsageError, match=said):
+        agent.invoke(asked(agent), context=settings)
+    lower = {"max_steps": 2, "max_new_tokens": 100, "deadline_s": 9, "max_images": 16}
+    assert agent.invoke(asked(agent), context=lower)["result"]["answer"] == "red"
+    assert not {"allow_urls", "limits"} & set(agent.get_context_jsonschema()["properties"])
+    trusted = replace(agent.context, config=focus_config(mode="direct", **settings))
+    assert agent.invoke(asked(agent), context=trusted)["result"]["answer"] == "red"

@@ -98,6 +98,15 @@ def test_a_picture_keeps_its_aspect_and_its_bounds() -> None:
     assert high.columns == 5
 
 
+@pytest.mark.parametrize("graphics", [Graphics.KITTY, Graphics.ITERM2])
+def test_a_large_picture_is_sent_no_larger_than_it_is_shown(graphics: Graphics) -> None:
+    inline = Inline(noise(2000, 1000), graphics, columns=28, rows=8)
+    assert (inline.columns, inline.rows) == (28, 7)
+    assert inline.image.size == (560, 280)
+    assert len(inline.escape()) < 1_000_000
+    assert Inline(noise(40, 30), graphics).image.size == (40, 30)
+
+
 def test_nothing_is_written_where_there_are_no_graphics() -> None:
     out = io.StringIO()
     console(file=out).print(Inline(noise(), Graphics.NONE), end="")

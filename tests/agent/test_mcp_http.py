@@ -164,6 +164,8 @@ def test_it_answers_to_its_own_names_and_to_no_page_elsewhere(headers: dict[str,
     with serving() as address:
         answer = httpx2.post(address, json=INITIALIZE, headers={**ACCEPT, **headers})
         assert answer.status_code == status, answer.text
+        if status == 421:
+            assert "start it with --name HOST" in answer.json()["error"]
         if status != 200:
             assert "Access-Control-Allow-Origin" not in answer.headers
 
@@ -174,6 +176,8 @@ def test_a_server_for_other_machines_is_called_by_address_or_by_the_names_it_was
         True
     ] * 4
     assert not any(names.know(host) for host in ("evil.example", "", "192.168.1.7.evil.example", "[::1"))
+    assert "call it by this machine's IP address, or start it with --name HOST" in names.refusal
+    assert "call it by the address it printed, or start it with --name HOST" in ServerNames().refusal
     assert ServerNames.of("box.lan").know("box.lan:80")
     assert not ServerNames.of("box.lan").know("192.168.1.7")
 

@@ -127,6 +127,8 @@ def test_a_policy_that_fails_does_not_end_the_server():
 def test_wrong_use_is_said_before_it_serves(capsys, tmp_path):
     assert cli.run(["mcp", "--folder", str(tmp_path / "nowhere")]) == 2
     assert "folder of images" in capsys.readouterr().err
+    assert cli.run(["mcp", "--folder", "~nobody-of-this-name/Pictures"]) == 2
+    assert "folder of images" in capsys.readouterr().err
     assert cli.run(["mcp", "--mode", "zoom"]) == 2
     assert cli.run(["mcp", "--tool", "fly"]) == 2
     assert "known are" in capsys.readouterr().err

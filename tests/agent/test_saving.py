@@ -78,6 +78,64 @@ def test_what_an_earlier_longer_run_left_is_taken_away_and_nothing_else(tmp_path
     assert names(tmp_path) == {"annotated.png", "crops/mine.png", "report.html", "result.json"}
 
 
+@pytest.mark.parametrize("name", ["depth.png", "report.html", "result.json", "crops/step-01-1.png"])
+def test_a_folder_with_files_of_somebody_else_is_refused_and_left_as_it_is(tmp_path: Path, name: str) -> None:
+    (tmp_path / "crops").mkdir()
+    mine = b'<meta name="generator" content="sifthinker 0.1.0">'  # as the report of a comparison has it
+    (tmp_path / name).write_bytes(mine)
+    with pytest.raises(UsageError, match=f"holds a {name} that no saved run left there"), writable_folder(tmp_path):
+        pass
+    with pytest.raises(UsageError, match="name another"):
+        save_run(result(step(LEFT), depth=False), tmp_path)
+    assert names(tmp_path) == {name}
+    assert (tmp_path / name).read_bytes() == mine
+
+
+@pytest.mark.parametrize("lost", ["result.json", "report.html"])
+def test_a_folder_with_a_run_that_is_not_whole_is_saved_into_again(tmp_path: Path, lost: str) -> None:
+    save_run(result(step(LEFT)), tmp_path)
+    (tmp_path / lost).unlink()
+    with writable_folder(tmp_path) as folder:
+        save_run(result(), folder)
+    assert names(tmp_path) == {"annotated.png", "depth.png", "report.html", "result.json"}
+
+
+def test_the_report_by_which_a_folder_is_known_is_put_in_place_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, placed = os.replace, list[str]()
+
+    def killed(source: Path, target: Path) -> None:
+        if placed:
+            raise OSError(5, "Input/output error")
+        placed.append(Path(target).name)
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(SifthinkerError, match="could not be saved"):
+        save_run(result(step(LEFT)), tmp_path)
+    monkeypatch.undo()
+    assert (placed, names(tmp_path)) == (["report.html"], {"report.html"})
+    save_run(result(step(LEFT)), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["annotated.png", "depth.png", "crops/step-01-1.png"])
+def test_what_a_run_reads_is_not_written_over(tmp_path: Path, name: str) -> None:
+    save_run(result(step(LEFT)), tmp_path)
+    with pytest.raises(UsageError, match="is read by this run"), writable_folder(tmp_path, reads=[tmp_path / name]):
+        pass
+    (tmp_path / "other.png").touch()
+    with writable_folder(tmp_path, reads=[tmp_path / "other.png", tmp_path.parent / "depth.png"]):
+        pass
+
+
+def test_a_name_that_is_not_utf_8_is_saved_all_the_same(tmp_path: Path) -> None:
+    run = result(step(LEFT))
+    run.question = "What is \udce9?"
+    report = save_run(run, tmp_path, image_name="caf\udce9.png", command="sifthinker ask caf\udce9.png")
+    assert "caf\ufffd.png" in report.read_text(encoding="utf-8")
+
+
 def test_files_have_the_usual_permissions(tmp_path: Path) -> None:
     save_run(result(step(LEFT)), tmp_path)
     (tmp_path / "usual").touch()

@@ -14,8 +14,10 @@ pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 pytest.importorskip("httpx")
 import httpx
+from web_serving import scripted_agent
 
 from sifthinker.agent.listening import listen
+from sifthinker.agent.web import command
 from sifthinker.agent.web.command import run_web
 from sifthinker.policy.errors import UsageError
 
@@ -60,6 +62,18 @@ def test_wrong_use_of_the_command_is_one_sentence(changed, said, monkeypatch):
     assert said in str(raised.value)
 
 
+def test_who_listens_on_every_address_is_told_by_which_one_others_call_it(monkeypatch, capsys):
+    class Nothing:
+        def run(self, sockets):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "quiet_server", lambda app, connections: Nothing())
+    monkeypatch.setattr(command, "make_agent", lambda **given: scripted_agent("x"))
+    for host, told in (("127.0.0.1", False), ("0.0.0.0", True)):
+        web(host=host, no_auth=True)
+        assert ("Other machines call it by this machine's IP address" in capsys.readouterr().out) == told
+
+
 def test_a_missing_package_is_named_with_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     with pytest.raises(UsageError, match=r"needs uvicorn, which is not installed: pip install 'sifthinker\[web\]'"):
@@ -69,9 +83,9 @@ def test_a_missing_package_is_named_with_what_to_install(monkeypatch):
 def test_the_command_serves_until_it_is_interrupted():
     policy = "openai:none@http://127.0.0.1:9/v1"  # asked nothing here
     program = [sys.executable, "-c", "from sifthinker.agent.cli import main; main()"]
-    command = [*program, "web", "--port", "0", "--policy", policy, "--depth", "none", "--mode", "internal"]
-    command += ["--set", "box_space=unit"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+    words = [*program, "web", "--port", "0", "--policy", policy, "--depth", "none", "--mode", "internal"]
+    words += ["--set", "box_space=unit"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         try:
             said = running.stdout.readline()
             at = re.search(r"http://127\.0\.0\.1:\d+/", said)

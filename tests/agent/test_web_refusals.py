@@ -152,6 +152,17 @@ def test_an_error_of_the_policy_tells_no_path_and_no_address(fault, caplog):
     assert str(fault) in caplog.text, "the terminal says what it was"
 
 
+@pytest.mark.parametrize("kind", [PolicyError, RuntimeError])
+def test_an_error_s_text_steers_no_terminal(kind, caplog):
+    with serving(scripted_agent(kind("refused: \x1b]0;title\x07\x9b2J"), mode="direct")) as at:
+        tab = Tab(at)
+        tab.upload(png())
+        assert tab.ask("What?")[-1]["kind"] == "failed"
+    assert "refused: ]0;title" in caplog.text
+    assert ("Traceback" in caplog.text) == (kind is RuntimeError)
+    assert not any(sign in caplog.text for sign in "\x1b\x07\x9b")
+
+
 def test_warnings_and_the_policy_s_name_tell_no_path():
     agent = scripted_agent(*focus_lines((0.1, 0.1, 0.5, 0.5)))
     agent.context.policy._profile = agent.context.policy.profile.model_copy(

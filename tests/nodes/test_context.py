@@ -44,10 +44,23 @@ def test_two_estimators_do_not_share_a_view():
 
 
 def test_only_the_last_views_are_remembered():
-    images, views, depth = MemoryImageStore(), Views(max_bytes=2 * 24 * 64 * 48), CountingDepth()
+    images, views, depth = MemoryImageStore(), Views(max_bytes=2 * 24 * 64 * 48), CountingDepth()  # 20 bytes a pixel
     for shade in (0, 1, 2, 2, 1, 0):
         views.open(images.put(picture(shade)), images, depth)
     assert depth.calls == 4
+
+
+def test_a_view_that_somebody_holds_is_not_opened_twice():
+    images, views, depth = MemoryImageStore(), Views(max_bytes=1), CountingDepth()
+    sha256 = images.put(picture(1))
+    held = views.open(sha256, images, depth)
+    views.open(images.put(picture(2)), images, depth)
+    assert views.open(sha256, images, depth) is held
+    assert depth.calls == 2
+
+
+def test_a_pixel_takes_four_bytes_as_pillow_keeps_it():
+    assert View(picture(), None).bytes == 4 * 64 * 48
 
 
 def test_an_image_that_is_not_stored_is_missing():

@@ -359,7 +359,7 @@ def test_a_store_refuses_what_it_does_not_hold(store: ImageStore, name: str) -> 
 
 
 def test_a_full_memory_store_drops_the_longest_unused() -> None:
-    store = MemoryImageStore(max_bytes=3 * 40 * 30 * 3)
+    store = MemoryImageStore(max_bytes=3 * 40 * 30 * 4)
     names = [store.put(picture(seed=seed)) for seed in range(3)]
     store.get(names[0])
     store.put(picture(seed=9))
@@ -367,6 +367,19 @@ def test_a_full_memory_store_drops_the_longest_unused() -> None:
     assert names[1] not in store
     huge = MemoryImageStore(max_bytes=1)
     assert huge.put(picture()) in huge
+
+
+def test_an_image_that_was_dropped_is_found_while_somebody_holds_it() -> None:
+    store = MemoryImageStore(max_bytes=1)
+    first, again = picture(), picture()
+    name = store.put(first)
+    assert store.put(again) == name
+    store.put(picture(seed=1))
+    del first
+    assert store.get(name) is again
+    del again
+    with pytest.raises(ImageError, match="stored"):
+        store.get(name)
 
 
 def test_two_processes_may_share_a_folder(tmp_path: Path) -> None:

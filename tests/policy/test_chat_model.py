@@ -164,7 +164,7 @@ def png(image: Image.Image, kind: str = "PNG") -> str:
 
 def test_messages_become_what_a_policy_takes() -> None:
     data = png(Image.new("RGB", (9, 7), "red"))
-    system, first, mine, tool, last = policy_messages(
+    system, first, mine, last = policy_messages(
         [
             SystemMessage("Be brief."),
             HumanMessage(
@@ -176,10 +176,18 @@ def test_messages_become_what_a_policy_takes() -> None:
         ]
     )
     assert (system, mine) == (message("system", "Be brief."), message("assistant", "A thing."))
-    assert [turn.role for turn in (first, tool, last)] == ["user"] * 3
+    assert [turn.role for turn in (first, last)] == ["user"] * 2
     assert first.text == "What?"
     assert first.images[0].size == last.images[0].size == (9, 7)
-    assert tool.text == "<tool_response>It is near.</tool_response>"
+    assert last.text == "<tool_response>It is near.</tool_response>\n"
+
+
+def test_what_several_tools_gave_is_one_turn_for_templates_that_alternate() -> None:
+    calls = [{"name": "look", "args": {}, "id": name, "type": "tool_call"} for name in "ab"]
+    given = [ToolMessage(f"From {name}.", tool_call_id=name) for name in "ab"]
+    said = policy_messages([HumanMessage("What?"), AIMessage("", tool_calls=calls), *given])
+    assert [turn.role for turn in said] == ["user", "assistant", "user"]
+    assert said[-1].text == "<tool_response>From a.</tool_response>\n<tool_response>From b.</tool_response>"
 
 
 def test_the_answer_is_the_policys(shared_policy: Callable[[str], LocalPolicy]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from sifthinker.policy import load
 from sifthinker.policy.boxes import BoxSpace
 from sifthinker.policy.errors import PolicyLoadError, UsageError
 from sifthinker.policy.load import forget_policies, load_policy
@@ -49,7 +51,7 @@ def test_an_unknown_name_lists_the_forms_with_an_example_each(name: str) -> None
     assert caught.value.exit_code == 2
 
 
-@pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "~/no/such/folder"])
+@pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "~/no/such/folder", "~nobody-of-this-name/model"])
 def test_a_folder_that_is_not_there_is_told(name: str) -> None:
     with pytest.raises(PolicyLoadError, match="There is no folder"):
         load_policy(name)
@@ -91,6 +93,54 @@ def test_a_folder_that_was_trained_further_is_loaded_anew(copy: Path) -> None:
     edit(copy / "sifthinker.json", name="after training")
     assert load_policy(str(copy)).profile.name == "after training"
     assert load_policy(str(copy)) is not first
+
+
+def touch(path: Path) -> None:
+    """Write a file anew, as training does."""
+    path.write_text(path.read_text() if path.exists() else "{}")
+    changed = path.stat().st_mtime_ns + 10**9
+    os.utime(path, ns=(changed, changed))
+
+
+def test_a_policy_is_loaded_anew_when_its_adapter_base_or_profile_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    for folder in (base, adapter):
+        folder.mkdir()
+    edit(base / "config.json", model_type="none")
+    edit(adapter / "adapter_config.json", base_model_name_or_path=str(base))
+    monkeypatch.setattr(load, "_local", lambda source, options: object())
+    by_option, by_folder = ({"name": str(base), "adapter": str(adapter)}, {"name": str(adapter)})
+    for options, changed in [(by_option, adapter), (by_folder, adapter), (by_folder, base)]:
+        first = load_policy(**options)
+        assert load_policy(**options) is first
+        touch(changed / "weights.safetensors")
+        second = load_policy(**options)
+        assert second is not first
+        assert load_policy(**options) is second
+    profile = tmp_path / "profile"
+    profile.mkdir()
+    edit(profile / "sifthinker.json", name="before", box_space="unit")
+    served = {"name": "openai:m@http://127.0.0.1:9", "profile": profile}
+    assert load_policy(**served) is load_policy(**served)
+    first = load_policy(**served)
+    touch(profile / "sifthinker.json")
+    assert load_policy(**served) is not first
+
+
+def test_a_file_that_goes_while_it_is_looked_at_counts_as_none(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stat = Path.stat
+
+    def gone(path: Path, **how: bool) -> os.stat_result:
+        if path.suffix == ".safetensors":
+            raise FileNotFoundError(path)
+        return stat(path, **how)
+
+    monkeypatch.setattr(load, "_local", lambda source, options: object())
+    monkeypatch.setattr(Path, "is_file", lambda path: True)
+    monkeypatch.setattr(Path, "stat", gone)
+    assert load_policy(str(copy)) is load_policy(str(copy))
 
 
 def test_a_folder_declares_its_profile_and_options_win(copy: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -11,6 +12,8 @@ import pytest
 import torch
 
 from sifthinker.policy.batch import Batch
+from sifthinker.policy.errors import PolicyError
+from sifthinker.policy.job import Job
 from sifthinker.policy.local import LocalPolicy
 from sifthinker.policy.messages import ImagePart, Message, message
 from sifthinker.policy.prefill import PASS_TOKENS
@@ -110,6 +113,70 @@ def test_a_pass_that_fails_is_gone_through_one_by_one(
     assert [one.text for one in policy.generate_batch(talks, max_new_tokens=6)] == expected
 
 
+def test_turns_wait_where_their_caches_together_would_take_too_much(
+    tiny_policy: Tiny, asked: Asked, passes: Callable
+) -> None:
+    talks = [asked("Where?", mark=mark) for mark in range(5)]
+    free = tiny_policy("qwen3_vl")
+    expected = [one.text for one in free.generate_batch(talks, max_new_tokens=4)]
+    place = free._engine._running._place_bytes
+    bounded = tiny_policy("qwen3_vl", batch_bytes=2 * place * (len(free.encoder.encode(talks[0]).keys) + 4))
+    seen = passes(bounded)
+    assert [one.text for one in bounded.generate_batch(talks, max_new_tokens=4)] == expected
+    assert max(rows for rows, _ in seen) == 2
+    seen.clear()
+    tight = tiny_policy("qwen3_vl", batch_bytes=1)
+    seen = passes(tight)
+    assert [one.text for one in tight.generate_batch(talks, max_new_tokens=4)] == expected
+    assert {rows for rows, _ in seen} == {1}, "one alone is always let in"
+
+
+@pytest.mark.parametrize("where", ["prefill", "batch"])
+def test_turns_for_which_there_is_no_memory_come_again_when_others_have_left(
+    where: str, tiny_policy: Tiny, asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talks = [asked("Where?", mark=mark) for mark in range(3)]
+    policy = tiny_policy("qwen3_vl")
+    expected = [one.text for one in policy.generate_batch(talks, max_new_tokens=6)]
+    policy.forget()
+    running, forward, reserve, failures = policy._engine._running, policy.model.forward, Batch.reserve, []
+
+    def full(**inputs: Any) -> Any:
+        if running.jobs and inputs["input_ids"].shape[1] > 1:
+            failures.append(len(running.jobs))
+            raise torch.OutOfMemoryError("no memory beside others")
+        return forward(**inputs)
+
+    def no_room(batch: Batch, rows: int, places: int) -> None:
+        if rows > 1:
+            failures.append(len(running.jobs))
+            raise torch.OutOfMemoryError("no memory for so many")
+        reserve(batch, rows, places)
+
+    if where == "prefill":
+        monkeypatch.setattr(policy.model, "forward", full)
+    else:
+        monkeypatch.setattr(Batch, "reserve", no_room)
+    running.max_bytes = 10**9
+    running._place_bytes = 0  # so that the first is let in alone
+    assert [one.text for one in policy.generate_batch(talks, max_new_tokens=6)] == expected
+    assert failures == [1] * (3 if where == "prefill" else 1)  # together, then each for itself; not at every step
+    assert running.max_bytes < 10**9
+
+
+def test_a_turn_for_which_there_is_no_memory_alone_fails(
+    tiny_policy: Tiny, asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = tiny_policy("qwen3_vl")
+
+    def full(**inputs: Any) -> Any:
+        raise torch.OutOfMemoryError("no memory at all")
+
+    monkeypatch.setattr(policy.model, "forward", full)
+    with pytest.raises(PolicyError, match="no memory at all"):
+        policy.generate_batch([asked(mark=0), asked(mark=1)])
+
+
 def test_a_pass_takes_no_more_tokens_than_it_should(tiny_policy: Tiny, asked: Asked, passes: Callable) -> None:
     policy = tiny_policy("qwen3_vl")
     seen = passes(policy)
@@ -136,6 +203,27 @@ def step(batch: Batch, values: Sequence[float]) -> None:
     batch.begin()
     for layer in range(3):
         batch.cache.update(new, -new, layer)
+
+
+def test_a_call_may_be_given_all_the_time_there_is(tiny_policy: Tiny, asked: Asked) -> None:
+    qwen = tiny_policy("qwen3_vl", max_batch=1)
+    with ThreadPoolExecutor(3) as pool:
+        waiting = [pool.submit(qwen.generate, asked(), max_new_tokens=3, timeout=float("inf")) for _ in range(3)]
+        assert [one.result(timeout=60).completion_tokens for one in waiting] == [3, 3, 3]
+
+
+def test_waiting_costs_nothing_while_there_is_time(tiny_policy: Tiny, asked: Asked) -> None:
+    class Watched(deque[Job]):
+        searched = 0
+
+        def __contains__(self, job: object) -> bool:
+            self.searched += 1
+            return super().__contains__(job)
+
+    qwen = tiny_policy("qwen3_vl", max_batch=1)
+    qwen._engine._waiting = waiting = Watched()
+    qwen.generate_batch([asked() for _ in range(4)], max_new_tokens=4, timeout=60)
+    assert waiting.searched == 0
 
 
 @pytest.mark.parametrize("callers", [1, 2])

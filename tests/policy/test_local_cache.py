@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+import gc
+import logging
+import weakref
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 
+from sifthinker.policy import memory
 from sifthinker.policy.kv_cache import PrefixCache, cache_argument, joined
 from sifthinker.policy.local import LocalPolicy
 from sifthinker.policy.messages import ImagePart, Message, message
@@ -65,6 +70,36 @@ def test_the_cache_s_name_is_the_model_s_own_also_behind_an_adapter() -> None:
 
     names = [cache_argument(of) for of in (Before(), Since(), Adapter(), Since().forward, lambda **given: None)]
     assert names == ["past_key_values", "cache", "cache", "cache", "past_key_values"]
+
+
+def test_asking_for_the_cache_s_name_keeps_no_model_alive() -> None:
+    class Hooked:
+        def forward(self, cache: object = None) -> None: ...
+
+    model = Hooked()
+    model.forward = functools.partial(Hooked.forward, model)  # type: ignore[method-assign]  # as accelerate's hooks do
+    gone = weakref.ref(model)
+    assert cache_argument(model) == "cache"
+    del model
+    gc.collect()
+    assert gone() is None
+
+
+def test_prepared_images_are_bounded_by_bytes_and_forgotten(tiny_policy: Tiny, picture: Callable) -> None:
+    qwen = tiny_policy("qwen3_vl")
+    talks = [[message("user", ImagePart(picture((90, 70), mark)), "What?")] for mark in range(3)]
+    for talk in talks:
+        qwen.encoder.encode(talk)
+    one, *others = qwen.encoder._prepared.values()
+    assert len(others) == 2
+    qwen.encoder._kept_bytes = 2 * sum(tensor.nbytes for tensor in one.values())
+    qwen.encoder.encode(talks[0])
+    assert len(qwen.encoder._prepared) == 2
+    qwen.encoder._kept_bytes = 1
+    qwen.encoder.encode(talks[1])
+    assert len(qwen.encoder._prepared) == 1, "the newest is kept whatever it takes"
+    qwen.forget()
+    assert not qwen.encoder._prepared
 
 
 def test_the_next_turn_encodes_only_what_is_new(tiny_policy: Tiny, asked: Asked, picture: Callable) -> None:
@@ -140,10 +175,25 @@ def test_bytes_are_bounded_and_the_longest_unused_goes_first() -> None:
     assert [cache.match(keys)[0] for keys in conversations] == [10, 0, 10]
 
 
-def test_what_is_larger_than_the_whole_cache_is_not_kept() -> None:
+def test_what_is_larger_than_the_whole_cache_is_not_kept_which_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
     cache = PrefixCache(5 * SIZE)
-    cache.keep(np.arange(10), layers(10))
+    for start in range(3):
+        cache.keep(np.arange(start, start + 10), layers(10))
     assert len(cache) == 0
+    assert caplog.text.count("cache_bytes") == 1
+
+
+@pytest.mark.parametrize(("free", "kept", "decoded"), [(None, 10**9, None), (2 * 10**9, 10**9, 5 * 10**8),
+                                                       (40 * 10**9, 10**10, 10**10)])  # fmt: skip
+def test_the_cache_is_as_large_as_the_device_allows(
+    free: int | None, kept: int, decoded: int | None, tiny_policy: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "free_bytes", lambda device: free)
+    qwen = tiny_policy("qwen3_vl")
+    assert (qwen._cache.max_bytes, qwen._engine._running.max_bytes) == (kept, decoded)
+    said = tiny_policy("qwen3_vl", cache_bytes=5, batch_bytes=7)
+    assert (said._cache.max_bytes, said._engine._running.max_bytes) == (5, 7)
 
 
 def test_a_longer_conversation_takes_the_place_of_its_beginning() -> None:

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 from PIL import Image
 
-from sifthinker.policy.messages import ImagePart, TextPart, count_images, images_of, message
+from sifthinker.policy.messages import ImagePart, TextPart, alternating, count_images, images_of, message
 
 RGB, CROP = Image.new("RGB", (8, 6)), Image.new("RGB", (2, 2))
 
@@ -24,6 +24,21 @@ def test_the_images_of_a_conversation_come_in_order_with_their_kind() -> None:
     assert [(part.image, part.kind) for part in images_of(turns)] == [(RGB, "rgb"), (CROP, "crop")]
     assert count_images(turns) == 2
     assert count_images([]) == 0
+
+
+def test_neighbouring_turns_of_one_speaker_become_one() -> None:
+    turns = [
+        message("user", "look: ", ImagePart(RGB)),
+        message("user", "at this"),
+        message("user"),
+        message("user", "too"),
+        message("assistant"),
+        message("assistant", "yes"),
+    ]
+    user, assistant = alternating(turns)
+    assert user == message("user", "look: ", ImagePart(RGB), "at this", "\n", "too")
+    assert assistant == message("assistant", "yes")
+    assert alternating([]) == []
 
 
 def test_an_empty_message_says_nothing() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from sifthinker.policy.base import PolicyProfile
 from sifthinker.policy.errors import PolicyLoadError
-from sifthinker.policy.profiles import profile_of_family, profile_of_folder
+from sifthinker.policy.profiles import profile_of_family, profile_of_folder, profile_of_server
 
 FILE = "sifthinker.json"
 
@@ -37,6 +37,20 @@ def test_a_model_as_it_comes_is_shown_small_crops_enlarged_and_large_pictures_wh
     assert profile.shown_size((4000, 3000), "rgb") == (4000, 3000)
     assert profile.shown_size((4000, 3000), "depth") == (518, 388)
     assert profile_of_family("m", "qwen3_vl", crop_px=256, depth_px=None).shown_size((60, 40), "crop") == (256, 171)
+
+
+def test_a_served_qwen25_is_shown_what_every_server_leaves_as_it_is() -> None:
+    model = "Qwen/Qwen2.5-VL-7B-Instruct"
+    served = profile_of_server(model, None, None, {})
+    for size in [(4000, 3000), (6000, 6000), (1792, 1792), (8000, 400), (640, 480)]:
+        width, height = served.resized_size(size) or (0, 0)
+        assert width * height <= 4096 * 28 * 28, "the most that llama.cpp takes"
+    assert served.shown_size((4000, 3000)) == (1792, 1344)
+    assert served.shown_size((2000, 1000), "crop") == (2000, 1000)
+    assert profile_of_server(model, None, None, {"rgb_px": 3584}).shown_size((4000, 3000)) == (3584, 2688)
+    given = profile_of_family("mine", "qwen2_5_vl")
+    assert profile_of_server(model, None, given, {}).rgb_px is None
+    assert profile_of_server("Qwen/Qwen3-VL-4B-Instruct", None, None, {}).rgb_px is None
 
 
 def test_its_words_cannot_steer_a_terminal(tmp_path: Path) -> None:

@@ -46,6 +46,14 @@ def test_a_server_that_answers_in_one_piece_is_understood(serve: Serve, stub: Mo
     assert completion.prompt_tokens == 3
 
 
+@pytest.mark.parametrize("extra", ["top_k", ["top_k"], False])
+def test_further_fields_of_the_request_that_are_no_mapping_are_wrong_use(
+    extra: object, serve: Serve, stub: ModuleType
+) -> None:
+    with pytest.raises(UsageError, match="Expected extra_body as a mapping"):
+        stub.policy(serve(stub.stream("x")), extra_body=extra)
+
+
 def test_the_request_says_what_was_asked(serve: Serve, stub: ModuleType, picture: Callable) -> None:
     server = serve(stub.stream("x"))
     turns = [

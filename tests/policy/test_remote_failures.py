@@ -32,6 +32,21 @@ def test_after_all_attempts_it_is_unavailable(serve: Serve, stub: ModuleType) ->
     assert len(server.requests) == 3
 
 
+def test_what_a_failing_server_says_is_told_with_the_number_of_attempts(serve: Serve, stub: ModuleType) -> None:
+    server = serve(stub.status(500, "CUDA out of memory\x1b[2J, secret-key" + "!" * 5000))
+    with pytest.raises(PolicyUnavailable, match=r"status 500 3 times: CUDA out of memory \[2J, …!") as caught:
+        stub.policy(server).generate(stub.HELLO)
+    assert len(str(caught.value)) < 500
+    server = serve(stub.status(503, "starting", retry_after="60"))
+    with pytest.raises(PolicyUnavailable, match="answered status 503: starting"):
+        stub.policy(server).generate(stub.HELLO, timeout=5)
+    assert len(server.requests) == 1
+
+
+def test_a_call_may_be_given_all_the_time_there_is(serve: Serve, stub: ModuleType) -> None:
+    assert stub.policy(serve(stub.stream("At last."))).generate(stub.HELLO, timeout=float("inf")).text == "At last."
+
+
 def test_retry_after_is_honoured(serve: Serve, stub: ModuleType) -> None:
     server = serve(stub.status(429, retry_after="0.6"), stub.stream("ok"))
     started = time.monotonic()
@@ -60,6 +75,13 @@ def test_a_refusal_is_told_at_once(code: int, said: str, serve: Serve, stub: Mod
     assert len(server.requests) == 1
     assert not isinstance(caught.value, PolicyUnavailable | PolicyTimeout)
     assert "secret-key" not in str(caught.value)
+
+
+def test_what_a_server_says_of_its_refusal_steers_no_terminal(serve: Serve, stub: ModuleType) -> None:
+    server = serve(stub.status(400, "no \x1b]0;title\x07 \x9b31m\x7f\r\nmore"))
+    with pytest.raises(PolicyError, match=r"refused the request.*no \]0;title 31m more") as caught:
+        stub.policy(server).generate(stub.HELLO)
+    assert str(caught.value).isprintable()
 
 
 def test_a_server_that_hangs_is_given_up_in_time(serve: Serve, stub: ModuleType) -> None:

@@ -121,3 +121,46 @@ def test_a_refusal_for_another_reason_is_told_all_the_same(serve: Serve, stub: M
     with pytest.raises(PolicyError, match="too many images"):
         stub.policy(server).with_logprobs.generate(stub.HELLO)
     assert len(server.requests) == 2
+
+
+def refusing(serve: Serve, stub: ModuleType, **refusals: str) -> Any:
+    """A server that refuses a request for the first of these fields that it holds."""
+
+    def act(handler: Any) -> None:
+        said = next((said for name, said in refusals.items() if name in server.requests[-1]), None)
+        (stub.stream("<area>[1]</area>", " more") if said is None else stub.status(400, said))(handler)
+
+    server = serve(act)
+    return server
+
+
+def test_a_server_that_takes_neither_stop_strings_nor_a_temperature_is_asked_without_from_then_on(
+    serve: Serve, stub: ModuleType, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = refusing(
+        serve,
+        stub,
+        stop="Unsupported parameter: 'stop' is not supported with this model.",
+        temperature="Unsupported value: 'temperature' does not support 0.0 with this model.",
+        logprobs="not allowed",
+    )
+    remote = stub.policy(server, attempts=1)
+    assert [remote.generate(stub.HELLO, stop=STOPS).text for _ in range(2)] == ["<area>[1]</area>"] * 2
+    assert remote.with_logprobs.generate(stub.HELLO, stop=STOPS).text == "<area>[1]</area>"
+    optional = [sorted({"stop", "temperature", "logprobs"} & request.keys()) for request in server.requests]
+    assert optional == [["stop", "temperature"], ["temperature"], [], [], ["logprobs"], []]
+    assert "does not take stop: it is asked without" in caplog.text
+
+
+def test_a_temperature_that_no_server_takes_is_told(serve: Serve, stub: ModuleType) -> None:
+    server = serve(stub.status(400, "Invalid 'temperature': expected a value <= 2."))
+    with pytest.raises(PolicyError, match="a value <= 2"):
+        stub.policy(server).generate(stub.HELLO, temperature=3.0)
+    assert len(server.requests) == 1
+
+
+def test_a_field_of_the_callers_own_is_never_left_out(serve: Serve, stub: ModuleType) -> None:
+    server = refusing(serve, stub, temperature="'temperature' is not supported")
+    with pytest.raises(PolicyError, match="is not supported"):
+        stub.policy(server, extra_body={"temperature": 1}).generate(stub.HELLO)
+    assert [request["temperature"] for request in server.requests] == [1]
