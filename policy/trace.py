@@ -4,7 +4,8 @@
 
 White space may stand between the tags, nothing else outside them. Three parsers read it:
 
-- `parse`, strict: the text is a trace, or a `TraceError` says why not and where. The format reward is this parser, and asks for a text to each area.
+- `parse`, strict: the text is a trace, or a `TraceError` says why not and where. The format reward is this parser,
+  and asks for a text to each area.
 - `parse_lenient`, for people and for models only told the grammar: what can be recovered, and what was wrong.
   `parse_span` and `last_area` read one unfinished turn of tool mode in the same way.
 - `TraceStream`, incremental: fed piece by piece, tells each area, text and answer as it closes.
