@@ -1,6 +1,10 @@
 """Training a policy from nothing: the tokenizer's promises, the samples' labels, packing against the plain model."""
 
 import json
+import os
+import struct
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +21,7 @@ from sifthinker.policy.messages import ImagePart, message
 from sifthinker.policy.trace import parse
 from sifthinker.training.scratch import train
 from sifthinker.training.scratch.batches import collate, encode, pointing
-from sifthinker.training.scratch.compiled import compiled_blocks
+from sifthinker.training.scratch.compiled import compiled_blocks, is_torn, remove_torn
 from sifthinker.training.scratch.export import export_policy
 from sifthinker.training.scratch.model import ModelSize
 from sifthinker.training.scratch.packing import PLAIN, Blocks, forward
@@ -239,6 +243,41 @@ def test_without_a_compiler_training_goes_on_and_says_so(
     assert compiled_blocks() is PLAIN
     assert "goes on uncompiled" in caplog.text
     assert "and more" not in caplog.text
+
+
+def test_what_a_killed_compiler_left_is_removed(tmp_path: Path) -> None:
+    head = bytearray(64)
+    head[:6] = b"\x7fELF\x02\x01"
+    struct.pack_into("<Q", head, 40, 100)  # where the table of sections begins, …
+    struct.pack_into("<HH", head, 58, 64, 2)  # … the width of a row and how many there are
+    whole = bytes(head) + bytes(100 + 128 - 64)
+    files = {
+        "whole": whole,
+        "cut": whole[:-1],
+        "short": whole[:20],
+        "empty": b"",
+        "zeros": bytes(300),
+        "macho": b"\xcf\xfa",
+    }
+    for name, content in files.items():
+        (tmp_path / name).mkdir()
+        path = tmp_path / name / "kernel.so"
+        path.write_bytes(content)
+        os.utime(path, (time.time() - 60,) * 2)
+    assert {path.parent.name for path in remove_torn(tmp_path)} == {"cut", "short", "empty", "zeros"}
+    assert {path.parent.name for path in tmp_path.rglob("*.so")} == {"whole", "macho"}
+
+
+def test_a_library_in_the_making_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "kernel.so"
+    path.touch()
+    writer = threading.Timer(0.3, path.write_bytes, [b"\xcf\xfa"])
+    writer.start()
+    assert remove_torn(tmp_path, settled_s=20.0) == []
+    writer.join()
+    assert not is_torn(path)
+    path.write_bytes(b"")
+    assert remove_torn(tmp_path, settled_s=0.2) == [path]
 
 
 def test_the_step_that_compiles_is_no_part_of_a_phase_s_minutes(
