@@ -273,7 +273,9 @@ class RemotePolicy:
                 ) from error
             times = f" {attempts} times" if attempts > 1 else ""
             said = f": {error.said[:_MOST_TOLD]}" if error.said else "."
-            raise PolicyUnavailable(f"{self._who} answered status {error.status}{times}{said}") from error
+            raise PolicyUnavailable(
+                f"{self._who} answered status {error.status}{times}{said}", status=error.status
+            ) from error
         except BrokenStream as error:
             raise PolicyUnavailable(f"{self._who} broke off in the middle of an answer: {error}.") from error
         except httpx.TimeoutException as error:
@@ -326,16 +328,14 @@ class RemotePolicy:
 
     def _refusal(self, status: int, said: str) -> PolicyError:
         if status in (401, 403):
-            return PolicyError(
-                f"{self._who} refused the API key (status {status}): set OPENAI_API_KEY, or give load_policy api_key=…."
-            )
-        if status == 404:
-            return PolicyError(f"{self._who} is not there (status 404): does the server serve a model of this name?")
-        if 300 <= status < 400:
-            return PolicyError(
-                f"{self._who} redirects (status {status}), which is not followed: give its real address."
-            )
-        return PolicyError(f"{self._who} refused the request (status {status}): {said[:_MOST_TOLD]}")
+            why = f"refused the API key (status {status}): set OPENAI_API_KEY, or give load_policy api_key=…."
+        elif status == 404:
+            why = "is not there (status 404): does the server serve a model of this name?"
+        elif 300 <= status < 400:
+            why = f"redirects (status {status}), which is not followed: give its real address."
+        else:
+            why = f"refused the request (status {status}): {said[:_MOST_TOLD]}"
+        return PolicyError(f"{self._who} {why}", status=status)
 
     def _tell(self, state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None

@@ -12,7 +12,9 @@ import typer
 
 app = typer.Typer(add_completion=False)
 
-_CACHE_BYTES = 250_000_000  # of a local policy's prefix cache: what is under way, not everything that was asked
+_CACHE_BYTES = 250_000_000
+"""Of a local policy's prefix cache without a GPU: what is under way, not everything that was asked. Photographs of a
+large model need more, and a GPU's memory says how much there is."""
 _DEFAULT_MODES = "direct,internal,tools,adaptive"
 
 
@@ -224,8 +226,11 @@ def _options(settings: list[str] | None, policies: tuple[str, ...], batch: int) 
     if all(remote):
         options.setdefault("max_concurrent", batch)
     elif not any(remote):
+        import torch
+
         options.setdefault("max_batch", batch)
-        options.setdefault("cache_bytes", _CACHE_BYTES)
+        if not torch.cuda.is_available():
+            options.setdefault("cache_bytes", _CACHE_BYTES)
     return options
 
 

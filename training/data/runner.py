@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
@@ -30,8 +29,6 @@ GONE_IN_A_ROW = 50
 _MISSING = "image:missing"
 _NO_IMAGE = (_MISSING, "outside")
 """Reasons of rejects that say nothing about whether any image is there."""
-_STATUS = re.compile(r"\(status (\d{3})\)")
-"""How a policy tells what its server answered where it refused a request."""
 _ANY_REQUEST = (401, 402, 403, 404)
 """What a server answers whatever it is asked: the key has expired, the credit is used up, the model is not there."""
 
@@ -290,5 +287,4 @@ class Runner:
 
 def _says_so_to_any(error: PolicyError) -> bool:
     """Whether a server refused in a way that has nothing to do with what it was asked."""
-    status = _STATUS.search(str(error))
-    return status is not None and (int(status[1]) in _ANY_REQUEST or status[1].startswith("3"))
+    return error.status is not None and (error.status in _ANY_REQUEST or 300 <= error.status < 400)
