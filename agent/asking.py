@@ -23,7 +23,8 @@ from sifthinker.nodes.images import ImageLimits
 from sifthinker.nodes.tools import VisualTool, find_tools
 from sifthinker.policy.base import Policy
 from sifthinker.policy.errors import PolicyError, UsageError
-from sifthinker.policy.load import expanded, load_policy
+from sifthinker.policy.files import expanded
+from sifthinker.policy.load import load_policy
 
 STANDARD_INPUT = "-"
 RUN_SETTINGS = frozenset(FocusConfig.model_fields) - {

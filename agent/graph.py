@@ -33,6 +33,7 @@ from sifthinker.nodes.reason import end_if_set, reason
 from sifthinker.nodes.state import FocusInput, FocusOutput, FocusState
 from sifthinker.nodes.weigh import weigh
 from sifthinker.policy.base import Policy
+from sifthinker.policy.errors import SifthinkerError
 
 FocusGraph = StateGraph[FocusState, FocusContext, FocusInput, FocusOutput]
 Node = Callable[[FocusState, Runtime[FocusContext]], dict[str, Any]]
@@ -142,7 +143,11 @@ def _with(default: FocusContext | None, node: Node) -> BoundNode:
         if (on_event := runtime.context.on_event) is not None:
             runtime = runtime.override(stream_writer=_both(runtime.stream_writer, on_event))
         end_if_set(runtime.context.stop)
-        made = node(state, runtime)
+        try:
+            made = node(state, runtime)
+        except SifthinkerError:
+            end_if_set(runtime.context.stop)  # what failed after that is of no interest
+            raise
         if node is not answer:
             end_if_set(runtime.context.stop)
         return made

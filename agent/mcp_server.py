@@ -33,7 +33,7 @@ from sifthinker.agent.words import account_lines, box_words, depth_words
 from sifthinker.nodes.images import LoadedImage, fit
 from sifthinker.policy.boxes import Box, clip, is_valid
 from sifthinker.policy.errors import ImageError, SifthinkerError, UsageError
-from sifthinker.policy.load import expanded
+from sifthinker.policy.files import expanded
 
 SHOWN_PX = 1_024
 """Longest edge of a picture that is sent to the client."""

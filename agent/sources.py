@@ -11,7 +11,7 @@ from pathlib import Path
 from sifthinker.nodes.context import FocusConfig
 from sifthinker.nodes.images import ImageSource, ImageStore, load_image
 from sifthinker.policy.errors import ImageError, UsageError
-from sifthinker.policy.load import expanded
+from sifthinker.policy.files import expanded
 
 _MOST_LISTED = 50
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}

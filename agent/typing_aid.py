@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from sifthinker.policy.load import expanded
+from sifthinker.policy.files import expanded
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 PATH_COMMANDS = ("/image", "/save")

@@ -177,13 +177,13 @@ class HeldViews(Views):
 
     def open(self, sha256: str, images: ImageStore, depth: DepthEstimator | None) -> View:
         """As `Views.open`."""
-        key = (sha256, id(depth))
-        if key not in self._opened:
-            self._opened[key] = self._shared.open(sha256, images, depth)
-        return self._opened[key]
+        opened, key = self._opened, (sha256, id(depth))
+        if (view := opened.get(key)) is None:
+            view = opened[key] = self._shared.open(sha256, images, depth)
+        return view
 
     def let_go(self) -> None:
-        """Hold nothing any more."""
+        """Hold nothing any more: nor what a thread that was left alone opens still."""
         self._opened = {}
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from sifthinker.nodes.depth import SPEC_FORMS
 from sifthinker.nodes.depth_anything import DepthAnythingV2, DepthConfig
 from sifthinker.policy.errors import DepthError, UsageError
+from sifthinker.policy.files import expanded
 
 State = dict[str, Tensor]
 
@@ -128,7 +129,7 @@ def _locate(source: str | Path) -> tuple[Path, str]:
                 '`sifthinker train depth fit`, or choose depth="none".'
             )
         return path, "embedded"
-    path = Path(source).expanduser()
+    path = expanded(source)
     if path.exists():
         if path.is_file() and path.suffix not in _SUFFIXES:
             raise DepthError(f"Expected depth weights ({', '.join(_SUFFIXES)}), got {str(source)!r}.")

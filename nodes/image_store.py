@@ -146,10 +146,11 @@ class HeldImages:
 
     def get(self, sha256: str) -> Image.Image:
         """The image of a hash."""
-        if sha256 not in self._looked_at:
+        looked_at = self._looked_at
+        if (image := looked_at.get(sha256)) is None:
             store = self._brought if sha256 in self._brought else self._store
-            self._looked_at[sha256] = store.get(sha256)
-        return self._looked_at[sha256]
+            image = looked_at[sha256] = store.get(sha256)
+        return image
 
     def __contains__(self, sha256: object) -> bool:
         return sha256 in self._looked_at or sha256 in self._brought or sha256 in self._store

@@ -116,6 +116,23 @@ class PolicyProfile(BaseModel):
             width, height, self.vision_patch_px, self.min_image_pixels or 1, self.max_image_pixels or width * height * 4
         )
 
+    def space_words(self, image_size: tuple[int, int] | None) -> str:
+        """What the numbers of a box mean, as a policy is told it: of an image of that (width, height), or of any."""
+        match self.box_space:
+            case BoxSpace.PERMILLE:
+                return "from 0 to 1000 of the width and height"
+            case BoxSpace.PIXEL | BoxSpace.RESIZED:
+                if image_size is None:
+                    return "in pixels"
+                size = self.shown_size(image_size)
+                if self.box_space is BoxSpace.RESIZED:
+                    size = self.resized_size(image_size) or size
+                return f"in pixels of the picture, which is {size[0]} wide and {size[1]} high"
+            case BoxSpace.PADDED_SQUARE:
+                return "from 0 to 1 of the picture padded evenly to a square"
+            case _:
+                return "from 0 to 1 of the width and height"
+
 
 def _round_to_patches(width: int, height: int, patch_px: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
     def scaled(edge: int, scale: float, rounding: Callable[[float], int]) -> int:

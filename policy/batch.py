@@ -45,6 +45,10 @@ class Batch:
         for layer in self._layers:
             layer.reserve(rows, places)
 
+    def reserve_one(self) -> None:
+        """Have room for a token more in each row, as `reserve`."""
+        self.reserve(len(self), max(self._lengths) + 1)
+
     def row(self, row: int) -> Layers:
         """The keys and values of a row, as views."""
         return [layer.row(row, self._lengths[row]) for layer in self._layers]
@@ -69,7 +73,7 @@ class Batch:
         ends = torch.tensor(self._lengths, device=device)
         numbers = torch.arange(rows, device=device)
         for layer in self._layers:
-            layer.reserve(rows, longest + 1)
+            layer.reserve(rows, longest + 1)  # without effect where `reserve_one` came first
             layer.begin(numbers, ends, longest)
         self._lengths = [length + 1 for length in self._lengths]
         if rows == 1:

@@ -180,8 +180,8 @@ class Engine:
         with self._lock:
             self._waiting.extendleft(reversed(left))
             for caller in self._callers:
-                if caller.done or any(job.pieces and job.on_token for job in caller.jobs):
-                    caller.wake.set()
+                if caller.done or any((job.pieces and job.on_token) or job in left for job in caller.jobs):
+                    caller.wake.set()  # it has ended, has something to tell, or waits (for its deadline) once more
 
     def _begin_anew(self) -> None:
         """With nobody waiting: at first, and in a forked child, where neither the thread nor its callers are."""

@@ -65,3 +65,11 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def expanded(path: str | Path) -> Path:
+    """A path with the home folder that `~` or `~name` stands for; as it is where nobody has that name."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)

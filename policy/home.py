@@ -6,6 +6,8 @@ import os
 import sys
 from pathlib import Path
 
+from sifthinker.policy.files import expanded
+
 HOME_VARIABLE = "SIFTHINKER_HOME"
 """Environment variable that names another folder for what is kept between runs."""
 
@@ -13,7 +15,7 @@ HOME_VARIABLE = "SIFTHINKER_HOME"
 def data_folder() -> Path:
     """`$SIFTHINKER_HOME`, else the system's folder for such data. It may not be there yet."""
     if named := os.environ.get(HOME_VARIABLE):
-        return Path(named).expanduser()
+        return expanded(named)
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Application Support" / "sifthinker"
     if sys.platform == "win32":

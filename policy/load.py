@@ -11,6 +11,7 @@ from typing import Any
 
 from sifthinker.policy.base import Policy
 from sifthinker.policy.errors import PolicyLoadError, UsageError
+from sifthinker.policy.files import expanded
 
 EMBEDDED = Path(__file__).parent / "embedded" / "policy"
 """Where the weights of the embedded policy lie."""
@@ -52,14 +53,6 @@ def load_policy(name: str, **options: Any) -> Policy:
             _loaded.pop(key, None)  # its memory first: two may not fit
             _loaded[key] = changed, _load(name, options)
         return _loaded[key][1]
-
-
-def expanded(path: str | Path) -> Path:
-    """A path with the home folder that `~` or `~name` stands for; as it is where nobody has that name."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:
-        return Path(path)
 
 
 def forget_policies() -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from sifthinker.policy import prompts, reading
 from sifthinker.policy.base import PolicyProfile
-from sifthinker.policy.boxes import WHOLE, BoxSpace
+from sifthinker.policy.boxes import WHOLE
 from sifthinker.policy.messages import ImagePart, Message, Part, message
 from sifthinker.policy.reading import ReadCompletion, ReadSpan, TurnMode
 from sifthinker.policy.tool_calls import ToolAnswer, ToolDescription, lift_calls, tool_notes
@@ -95,7 +95,9 @@ class NativeDialect:
         told = _DEPTH if shown is not None else ""
         if mode == "direct":
             return [message("system", told + _DIRECT), asked]
-        form = _FORM.format(space=self._space(rgb.size), whole=self._boxes([AreaBox(bbox_2d=WHOLE)], rgb.size))
+        form = _FORM.format(
+            space=self.profile.space_words(rgb.size), whole=self._boxes([AreaBox(bbox_2d=WHOLE)], rgb.size)
+        )
         pause = _PAUSE + tool_notes(tools) if mode == "tools" else ""
         return [message("system", _ROLE + told + form + pause + self._example(rgb.size, mode)), asked]
 
@@ -136,7 +138,7 @@ class NativeDialect:
     def build_retry(self, problems: Sequence[str]) -> Message:
         """Says what could not be read and repeats the form."""
         told = " ".join(problems[:_MOST_PROBLEMS])
-        return message("user", _RETRY.format(problems=told, space=self._space(None)))
+        return message("user", _RETRY.format(problems=told, space=self.profile.space_words(None)))
 
     def build_answer_now(self) -> Message:
         """Asked once when a budget is used up."""
@@ -167,23 +169,6 @@ class NativeDialect:
             image_size=self.profile.shown_size(image_size),
             resized_size=self.profile.resized_size(image_size),
         )
-
-    def _space(self, image_size: tuple[int, int] | None) -> str:
-        """What the numbers of a box mean, in words."""
-        match self.profile.box_space:
-            case BoxSpace.PERMILLE:
-                return "from 0 to 1000 of the width and height"
-            case BoxSpace.PIXEL | BoxSpace.RESIZED:
-                if image_size is None:
-                    return "in pixels"
-                size = self.profile.shown_size(image_size)
-                if self.profile.box_space is BoxSpace.RESIZED:
-                    size = self.profile.resized_size(image_size) or size
-                return f"in pixels of the picture, which is {size[0]} wide and {size[1]} high"
-            case BoxSpace.PADDED_SQUARE:
-                return "from 0 to 1 of the picture padded evenly to a square"
-            case _:
-                return "from 0 to 1 of the width and height"
 
     def _example(self, image_size: tuple[int, int], mode: TurnMode) -> str:
         """A worked example in the model's own space, as it goes in this mode."""

@@ -93,8 +93,11 @@ class Prefill:
             known, layers = self._known_prefix(job)
             return self._opened(job, known, layers)
         except _FAILURES as error:
-            _fail(job, error)
-            return None
+            if not (len(self.cache) and isinstance(error, torch.OutOfMemoryError)):
+                _fail(job, error)
+                return None
+        self.cache.clear()
+        return self._open(job)
 
     def _encode(self, group: list[_Opened]) -> list[tuple[list[Job], torch.Tensor]]:
         try:

@@ -16,6 +16,7 @@ import torch
 
 from sifthinker.policy.batch import Batch
 from sifthinker.policy.decoding import pick
+from sifthinker.policy.errors import PolicyError
 from sifthinker.policy.job import Job
 from sifthinker.policy.kv_cache import Layers, PrefixCache, cache_argument
 from sifthinker.policy.prefill import Prefill
@@ -65,6 +66,7 @@ class Running:
         self.patch_family = self._prefill.patch_family
         self.max_batch = max_batch if self._prefill.plain and batched else 1
         self.max_bytes = max_bytes
+        self._most_bytes = max_bytes  # as long as there is memory for so many
         self._place_bytes = 0  # of a place in a cache; 0: none has been seen yet
         self._suppressed = torch.tensor(sorted(suppressed), device=model.device) if suppressed else None
         self._one_logit = (
@@ -169,16 +171,42 @@ class Running:
                     self._keep(job, self._batch.row(row))
                 self._batch.leave(row)
         if not self.jobs:
-            self._batch = None
+            self._batch, self.max_bytes = None, self._most_bytes
 
-    def _join(self, joining: Sequence[Job]) -> None:
-        """Let turns in whose first token is picked."""
-        if self._prefill.plain and joining:
-            self._batch = self._batch or Batch(len(joining[0].layers))
-            self._batch.join([job.layers for job in joining])
+    def _join(self, joining: list[Job]) -> None:
+        """Let turns in whose first token is picked. One for which there is no memory, not even by itself, fails."""
+        while joining:
+            some = joining
+            while not self._joined(some):
+                if len(self.cache):
+                    self.cache.clear()
+                elif len(some) > 1:
+                    some = some[: len(some) // 2]
+                else:
+                    some[0].error = PolicyError("There is no memory to go on with this conversation.")
+                    break
+            joining = joining[len(some) :]
+
+    def _joined(self, joining: list[Job]) -> bool:
+        """Whether there was memory for turns, which are under way then."""
+        if self._prefill.plain:
+            batch = self._batch or Batch(len(joining[0].layers))
+            try:
+                batch.join([job.layers for job in joining])
+            except torch.OutOfMemoryError:
+                return False
+            self._batch = batch
             for job in joining:
                 job.layers = []
         self.jobs.extend(joining)
+        return True
+
+    def _grow(self, batch: Batch) -> None:
+        """Have room for a token more of each turn; without the prefix cache where there is none beside it."""
+        try:
+            batch.reserve_one()
+        except torch.OutOfMemoryError:
+            self.cache.clear()
 
     def _decode(self) -> None:
         """One token for each running turn."""
@@ -193,6 +221,7 @@ class Running:
         if self._batch is None:
             inputs[self._cached] = self.jobs[0].whole
         else:
+            self._grow(self._batch)
             mask, inputs[self._cached] = self._batch.begin(), self._batch.cache
             if mask is not None:
                 inputs["attention_mask"] = mask

@@ -21,6 +21,7 @@ from sifthinker.nodes.depth import DepthMap, FixedDepth, load_depth
 from sifthinker.policy.base import Policy
 from sifthinker.policy.boxes import Box, hiou
 from sifthinker.policy.errors import SifthinkerError
+from sifthinker.training.rewards.matching import tagged_answer
 from sifthinker.training.world.dataset import QuestionRecord
 
 
@@ -124,12 +125,13 @@ def _mean(values: Sequence[float]) -> float:
 def _scored(record: QuestionRecord, result: Any) -> Scored:
     final: list[Any] = result.steps[-1].boxes if result.steps else []
     said: list[Box] = [box.bbox_2d for box in final]
+    answer = tagged_answer(result.answer or "", result.trace_text)
     gaps = [abs(b.depth - b.measured_depth) for b in final if b.depth is not None and b.measured_depth is not None]
     return Scored(
         id=record.id,
         family=record.family,
-        answer=result.answer or "",
-        right=(result.answer or "").strip() == record.answer,
+        answer=answer,
+        right=answer.strip() == record.answer,
         valid=result.valid_trace,
         hiou=hiou(said, [box.bbox_2d for box in record.boxes]) if said else 0.0,
         depth_error=float(np.mean(gaps)) if gaps else None,

@@ -19,7 +19,7 @@ from typing import Any
 from sifthinker.policy.base import PolicyProfile
 from sifthinker.policy.boxes import BoxSpace
 from sifthinker.policy.errors import PolicyLoadError, UsageError
-from sifthinker.policy.files import beside
+from sifthinker.policy.files import beside, expanded
 from sifthinker.policy.profiles import PROFILE_FILE, write_profile
 from sifthinker.training import checkpoints
 from sifthinker.training.card import TRAINING_FILE, write_card
@@ -66,7 +66,7 @@ def merge(
         raise UsageError(f"Expected --dtype {', '.join(DTYPES)}, got {dtype!r}.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} is there already and not empty: name another folder with --out.")
-    folder, *further = [policy_folder(Path(one).expanduser()) for one in (source, *others)]
+    folder, *further = [policy_folder(expanded(one)) for one in (source, *others)]
     model, processor, found = _loaded(folder, dtype=dtype, base=base)
     profile = _shipped(found, folder, name or out.name)
     if further:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 from sifthinker.policy.errors import PolicyLoadError
+from sifthinker.policy.files import expanded
 from sifthinker.policy.load import EMBEDDED
 
 VISION = ("visual", "vision_tower", "vision_model")
@@ -76,7 +76,7 @@ def config_of(model: str, *, hub: bool = False) -> tuple[Any, str]:
     """
     from transformers import AutoConfig
 
-    folder = EMBEDDED if model == "embedded" else Path(model).expanduser()
+    folder = EMBEDDED if model == "embedded" else expanded(model)
     known = published()
     if folder.is_dir():
         name, said = str(folder), f"config.json of {model}"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from sifthinker.policy.batch import Batch
+from sifthinker.policy.batch import Batch, _RowsLayer
 from sifthinker.policy.errors import PolicyError
 from sifthinker.policy.job import Job
 from sifthinker.policy.local import LocalPolicy
@@ -148,7 +148,7 @@ def test_turns_for_which_there_is_no_memory_come_again_when_others_have_left(
         return forward(**inputs)
 
     def no_room(batch: Batch, rows: int, places: int) -> None:
-        if rows > 1:
+        if rows > len(batch):
             failures.append(len(running.jobs))
             raise torch.OutOfMemoryError("no memory for so many")
         reserve(batch, rows, places)
@@ -157,11 +157,67 @@ def test_turns_for_which_there_is_no_memory_come_again_when_others_have_left(
         monkeypatch.setattr(policy.model, "forward", full)
     else:
         monkeypatch.setattr(Batch, "reserve", no_room)
-    running.max_bytes = 10**9
+    running.max_bytes = running._most_bytes = 10**9
     running._place_bytes = 0  # so that the first is let in alone
     assert [one.text for one in policy.generate_batch(talks, max_new_tokens=6)] == expected
     assert failures == [1] * (3 if where == "prefill" else 1)  # together, then each for itself; not at every step
-    assert running.max_bytes < 10**9
+    assert running.max_bytes == 10**9  # as before, now that they have left
+
+
+@pytest.mark.parametrize("most", [1, 2])
+def test_turns_join_in_parts_where_there_is_no_memory_for_all_at_once(
+    most: int, tiny_policy: Tiny, asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talks = [asked("Where?", mark=mark) for mark in range(4)]
+    policy = tiny_policy("qwen3_vl")
+    expected = [one.text for one in policy.generate_batch(talks, max_new_tokens=6)]
+    policy.forget()
+    reserve = _RowsLayer.reserve
+
+    def little(layer: _RowsLayer, rows: int, places: int, **like: Any) -> None:
+        if rows - (len(layer._buffers[0]) if layer._buffers else 0) > most:
+            raise torch.OutOfMemoryError("no memory for so many")
+        reserve(layer, rows, places, **like)
+
+    monkeypatch.setattr(_RowsLayer, "reserve", little)
+    assert [one.text for one in policy.generate_batch(talks, max_new_tokens=6)] == expected
+
+
+def test_one_turn_for_which_there_is_no_memory_does_not_end_the_others(
+    tiny_policy: Tiny, asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = tiny_policy("qwen3_vl")
+    reserve = _RowsLayer.reserve
+
+    def full(layer: _RowsLayer, rows: int, places: int, **like: Any) -> None:
+        if rows > 1:
+            raise torch.OutOfMemoryError("no memory for so many")
+        reserve(layer, rows, places, **like)
+
+    monkeypatch.setattr(_RowsLayer, "reserve", full)
+    jobs = [policy._job(asked("Where?", mark=mark), (), 3, 0.0, None, None, None) for mark in range(2)]
+    running = policy._engine._running
+    running.step(jobs)
+    assert [job.error is None for job in jobs] == [True, False]
+    assert len(running.jobs) == 1
+
+
+def test_a_batch_that_cannot_grow_beside_the_prefix_cache_does_without_it(
+    tiny_policy: Tiny, asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy, talk = tiny_policy("qwen3_vl"), asked("Where?", mark=1)
+    expected = policy.generate(talk, max_new_tokens=80).text
+    assert len(policy._cache)
+    reserve = _RowsLayer.reserve
+
+    def full(layer: _RowsLayer, rows: int, places: int, **like: Any) -> None:
+        grows = layer._buffers is not None and places > layer._buffers[0].shape[2] > 0
+        if grows and len(policy._cache):
+            raise torch.OutOfMemoryError("no memory beside the cache")
+        reserve(layer, rows, places, **like)
+
+    monkeypatch.setattr(_RowsLayer, "reserve", full)
+    assert policy.generate(talk, max_new_tokens=80).text == expected
 
 
 def test_a_turn_for_which_there_is_no_memory_alone_fails(

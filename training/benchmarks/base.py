@@ -16,6 +16,7 @@ from PIL import Image
 from sifthinker.nodes.images import ImageSource, load_image
 from sifthinker.policy.boxes import Box, BoxSpace, Size, clip, is_valid, to_unit
 from sifthinker.policy.errors import DataError, UsageError
+from sifthinker.policy.files import expanded
 from sifthinker.training.benchmarks.card import Card
 from sifthinker.training.benchmarks.hub import fetched
 from sifthinker.training.benchmarks.unpack import unpacked
@@ -78,7 +79,7 @@ class Benchmark(QuestionSet):
             known = ", ".join(cls.card.splits) or "none"
             raise UsageError(f"{cls.card.title} has no split {split!r} (it has {known}).")
         path, _, images = place.partition("@")
-        root, folder = Path(path).expanduser(), Path(images).expanduser() if images else None
+        root, folder = expanded(path), expanded(images) if images else None
         if folder is not None and not folder.is_dir():
             raise UsageError(f"There is no folder {folder} with the pictures of {cls.card.title}.")
         if path and root.exists():

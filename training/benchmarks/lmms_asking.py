@@ -30,10 +30,11 @@ from sifthinker.policy.errors import (
     SifthinkerError,
     UsageError,
 )
+from sifthinker.policy.files import expanded
 from sifthinker.policy.load import load_policy
 from sifthinker.training.benchmarks.base import side_by_side
-from sifthinker.training.compare.grading import tagged_answer
 from sifthinker.training.folders import unwritable
+from sifthinker.training.rewards.matching import tagged_answer
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +119,7 @@ class LmmsAsker:
             images=MemoryImageStore(_IMAGES_PX),
             **own,
         )
-        self._traces = _Traces(None if traces is None else Path(traces).expanduser())
+        self._traces = _Traces(None if traces is None else expanded(traces))
 
     def answer_all(
         self, questions: Iterable[LmmsQuestion], *, done: Callable[[], object] = lambda: None

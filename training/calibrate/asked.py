@@ -21,8 +21,9 @@ from sifthinker.policy.errors import DataError, ImageError, UsageError
 from sifthinker.policy.home import data_folder
 from sifthinker.training.calibrate.learn import Outcome
 from sifthinker.training.compare.data import Question, QuestionSet, Said, digest
-from sifthinker.training.compare.grading import is_right, tagged_answer
+from sifthinker.training.compare.grading import is_right
 from sifthinker.training.compare.results import data_sha256
+from sifthinker.training.rewards.matching import tagged_answer
 
 
 def ask_questions(

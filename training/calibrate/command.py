@@ -13,6 +13,7 @@ from sifthinker.agent.console import FocusConsole, write_json
 from sifthinker.policy.calibration import Calibration
 from sifthinker.policy.calibration_store import identity_of, keep_calibration
 from sifthinker.policy.errors import UsageError
+from sifthinker.policy.files import expanded
 from sifthinker.training.calibrate.asked import ask_questions, data_digest, journal_path
 from sifthinker.training.calibrate.learn import LEAST_FOR_FOLDS, Learnt, Outcome, learn
 from sifthinker.training.compare.data import QuestionSet, limited, open_data
@@ -94,7 +95,7 @@ def run_calibrate(
 
 def _folder(policy: str) -> Path | None:
     """The policy's own folder, where its name is one."""
-    folder = Path(policy).expanduser()
+    folder = expanded(policy)
     return folder if policy != "embedded" and folder.is_dir() else None
 
 

@@ -49,8 +49,7 @@ def adaptive_rule(policy: Policy, settings: Mapping[str, Any]) -> AdaptiveRule:
     """
     config = focus_config(**settings)
     rule = rule_for(policy, config)
-    given = config.confidence_threshold is not None and config.depth_tolerance is not None
-    learnt = None if given else calibration_of(policy)
+    learnt = calibration_of(policy) if rule.source == "learnt" else None
     return AdaptiveRule(
         confidence_threshold=rule.confidence_threshold,
         depth_tolerance=rule.depth_tolerance,

@@ -29,7 +29,6 @@ from sifthinker.policy.load import load_policy
 from sifthinker.policy.trace_areas import QUAD, Place
 from sifthinker.training.compare.controls import ControlledPolicy, control_boxes
 from sifthinker.training.compare.edits import CannotChange, Changed, changed, masked_depth
-from sifthinker.training.compare.grading import tagged_answer
 from sifthinker.training.compare.places import worded
 from sifthinker.training.compare.records import (
     TIMING,
@@ -40,6 +39,7 @@ from sifthinker.training.compare.records import (
     Job,
     StepSaid,
 )
+from sifthinker.training.rewards.matching import tagged_answer
 
 _IMAGES_PX = 64_000_000  # bytes of pixels kept at hand: a few questions' pictures
 

@@ -229,7 +229,7 @@ def _options(settings: list[str] | None, policies: tuple[str, ...], batch: int) 
         import torch
 
         options.setdefault("max_batch", batch)
-        if not torch.cuda.is_available():
+        if options.get("device") == "cpu" or not torch.cuda.is_available():
             options.setdefault("cache_bytes", _CACHE_BYTES)
     return options
 

@@ -31,6 +31,7 @@ from typing import Literal
 
 from sifthinker.policy.boxes import Box, hiou
 from sifthinker.policy.errors import UsageError
+from sifthinker.policy.files import expanded
 from sifthinker.training.rewards.matching import match
 
 ImageFile = Path | bytes
@@ -202,7 +203,7 @@ def open_data(source: str) -> QuestionSet:
     """
     from sifthinker.training.compare.readers import JsonlQuestions, WorldQuestions
 
-    path = Path(source).expanduser()
+    path = expanded(source)
     if path.is_dir() and (path / "questions.jsonl").is_file():
         return WorldQuestions(path)
     if path.suffix in (".jsonl", ".ndjson"):

@@ -93,7 +93,7 @@ def _pairs(changed: Sequence[Outcome], by_key: dict[_Key, Outcome]) -> tuple[lis
         other = by_key.get((cited.question, cited.seed, f"{kind}:elsewhere"))
         if before is None or other is None:
             continue
-        if reason := cited.skipped or other.skipped:
+        if reason := before.skipped or cited.skipped or other.skipped:
             skipped[reason] = skipped.get(reason, 0) + 1
         else:
             pairs.append((before, cited, other))

@@ -2,25 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import overload
 
 from sifthinker.training.compare.data import Judged, Question, QuestionSet, Said
 from sifthinker.training.compare.records import Answered
-from sifthinker.training.rewards.matching import normalise
-
-_TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
-
-
-def tagged_answer(answer: str, text: str) -> str:
-    """The answer that counts, of the one that the agent read in a text: it stands in its tags, once; else empty.
-
-    The agent's own reading is more lenient, for people.
-    """
-    tagged = {normalise(found) for found in _TAGGED.findall(text) if found.strip()}
-    return answer if len(tagged) == 1 else ""
 
 
 def is_right(question: Question, said: Said, data: QuestionSet) -> bool:

@@ -16,6 +16,7 @@ from sifthinker.nodes.context import Mode
 from sifthinker.policy.base import Policy, PolicyProfile
 from sifthinker.policy.calibration_store import identity_of
 from sifthinker.policy.dialect import dialect_for
+from sifthinker.policy.files import expanded
 from sifthinker.policy.load import EMBEDDED
 from sifthinker.policy.messages import Message, TextPart
 from sifthinker.policy.profiles import PROFILE_FILE
@@ -103,7 +104,7 @@ def on_cpu(policy: Policy) -> bool:
 def _weights(name: str, policy: Policy) -> str:
     if is_remote(policy):
         return f"{getattr(policy, 'model', '')} on a server"
-    folder = EMBEDDED if name == "embedded" else Path(name).expanduser()
+    folder = EMBEDDED if name == "embedded" else expanded(name)
     if folder.is_dir():
         return _files(folder)
     commit = getattr(getattr(getattr(policy, "model", None), "config", None), "_commit_hash", None)
@@ -146,7 +147,7 @@ def _seen(path: Path) -> str:
 def _told(option: str, value: Any) -> str:
     """An option in a word; what is sent to a server, and what is no word, by its hash, for it may hold anything."""
     if option == "adapter":
-        folder = Path(str(value)).expanduser()
+        folder = expanded(str(value))
         return _files(folder) if folder.is_dir() else str(value)
     if option == "dtype" or (option != "extra_body" and isinstance(value, str | int | float)):
         return str(value).removeprefix("torch.")

@@ -100,9 +100,9 @@ class Runner:
     def _keep(self, job: Job, answer: Answered) -> None:
         row = graded(answer, job.question, self.asked.data)
         self.journal.add(row)
+        self.asked_now += 1
         if not answer.error:
             self._in_a_row = 0
-            self.asked_now += 1
         self.on_answer(row)
 
     def _count_failure(self, job: Job, failure: Failed, engine: Engine) -> None:
@@ -132,4 +132,4 @@ class Runner:
 
 def _tells(row: Answered) -> bool:
     """Whether it shows that the policy can answer this question as it is."""
-    return not (row.variant or row.error or row.skipped)
+    return not (row.variant or row.error or row.skipped or row.out_of_time)

@@ -141,8 +141,10 @@ class Tally:
 
 
 def _outcome(row: Answered) -> Outcome:
+    """What faithfulness needs of a row. Where the policy failed, nothing is known of what it would have said."""
+    skipped = row.skipped or ("the policy failed" if row.error else "")
     return Outcome(
-        row.question, row.seed, row.variant, _same(row.answer), _same(row.truth), row.right, row.decides, row.skipped
+        row.question, row.seed, row.variant, _same(row.answer), _same(row.truth), row.right, row.decides, skipped
     )  # fmt: skip
 
 

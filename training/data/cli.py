@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sifthinker.policy.files import expanded
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -167,7 +169,7 @@ def _pictures(what: str) -> Iterable[tuple[str, str, ImageSource]]:
     from sifthinker.training.data.check import images_of
 
     name, _, where = what.partition(":")
-    folder = Path(what).expanduser()
+    folder = expanded(what)
     if folder.is_dir():
         return images_of(folder)
     if name.casefold() not in benchmarks.names():

@@ -29,6 +29,7 @@ from pydantic import ValidationError
 
 from sifthinker.policy.boxes import BoxSpace
 from sifthinker.policy.errors import UsageError
+from sifthinker.policy.files import expanded
 from sifthinker.training.data.config import BuildConfig, SourceConfig
 from sifthinker.training.data.readers import KINDS, Kind
 from sifthinker.training.data.rows import Row, RowError, read_rows
@@ -122,8 +123,8 @@ def parse_source(spec: str) -> SourceConfig:
         raise UsageError(f"Expected a box space, one of {', '.join(BoxSpace)}, got {space!r} in {spec!r}.")
     return SourceConfig(
         kind=kind,
-        path=Path(path).expanduser(),
-        images=Path(images).expanduser() if images else None,
+        path=expanded(path),
+        images=expanded(images) if images else None,
         space=BoxSpace(space) if space else None,
     )
 
@@ -132,7 +133,7 @@ def _path_and_images(rest: str) -> tuple[str, str]:
     """PATH and IMAGES of PATH@IMAGES; a path that is there may have an @ in its own name."""
     places = [place for place, character in enumerate(rest) if character == "@"]
     for place in (len(rest), *reversed(places)):
-        if place and Path(rest[:place]).expanduser().exists():
+        if place and expanded(rest[:place]).exists():
             return rest[:place], rest[place + 1 :]
     path, _, images = rest.partition("@")
     return path, images

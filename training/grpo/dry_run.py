@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, Field
 
 from sifthinker.policy.base import PolicyProfile
+from sifthinker.policy.files import expanded
 from sifthinker.policy.load import EMBEDDED
 from sifthinker.policy.messages import ImageKind
 from sifthinker.training.grpo.data import Row, load_rows
@@ -78,7 +78,7 @@ def dry_run(recipe: GrpoRecipe, *, hub: bool = False) -> DryRun:
 
 def _known(recipe: GrpoRecipe) -> str:
     """The model whose processor and profile are looked at: the start, or what stands for it."""
-    folder = EMBEDDED if recipe.policy == "embedded" else Path(recipe.policy).expanduser()
+    folder = EMBEDDED if recipe.policy == "embedded" else expanded(recipe.policy)
     there = folder.is_dir() and not is_adapter(folder)
     return recipe.policy if there else recipe.plan.model or recipe.policy
 

@@ -11,6 +11,7 @@ from trl import GRPOConfig
 
 from sifthinker.policy.base import PolicyProfile
 from sifthinker.policy.errors import PolicyLoadError, UsageError
+from sifthinker.policy.files import expanded
 from sifthinker.training.grpo.recipe import GrpoRecipe
 from sifthinker.training.grpo.sharing import can_share
 from sifthinker.training.launch import launched, take_one_gpu
@@ -88,7 +89,7 @@ def load_start(recipe: GrpoRecipe, *, name: str) -> tuple[Any, Any, PolicyProfil
         PolicyLoadError: nothing usable at the recipe's `policy`. UsageError: it cannot be trained as the recipe says.
     """
     check_start(recipe)
-    adapter = sft_start.is_adapter(Path(recipe.policy).expanduser())
+    adapter = sft_start.is_adapter(expanded(recipe.policy))
     if adapter and recipe.lora is None and float(recipe.trl.get("beta", 0.0)):
         other = "" if recipe.machines.zero == 3 else ", or train with beta: 0"  # ZeRO-3 cannot begin with an adapter
         raise UsageError(
@@ -112,7 +113,7 @@ def check_start(recipe: GrpoRecipe) -> None:
     """
     name = recipe.policy
     is_path = name.startswith((".", "/", "~")) or name.count("/") != 1
-    if name != "embedded" and is_path and not Path(name).expanduser().is_dir():
+    if name != "embedded" and is_path and not expanded(name).is_dir():
         raise PolicyLoadError(f"There is no folder {name}: name one that holds a policy, or a hub id OWNER/NAME.")
 
 

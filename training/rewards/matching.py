@@ -14,6 +14,7 @@ from fractions import Fraction
 from functools import lru_cache
 
 _OPENING, _CLOSING = " \"'`“”‘’«»([{*_", " \"'`“”‘’«»)]}*_.,;:!?"
+_TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _ARTICLE = re.compile(r"^(?:a|an|the) (?=[^\W\d_]{2})")  # before a word, not before a letter: "a b" names two options
 _LABEL = re.compile(r"\(?([a-z])[).:] ?(.*)", re.DOTALL)
 _NUMBER = re.compile(r"([-+]?)\$?((?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)?(?:\.[0-9]+)?)%?")
@@ -71,6 +72,15 @@ def match(said: str, truth: str, options: Sequence[str] | None = None) -> Match:
         return Match(1.0, kind, f"{given!r} is right")
     similar = anls(given, right)
     return Match(similar, kind, f"{given!r} against {right!r}: ANLS {similar:.2f}", settled=False)
+
+
+def tagged_answer(answer: str, text: str) -> str:
+    """The answer that counts, of the one that the agent read in a text: it stands in its tags, once; else empty.
+
+    The agent's own reading is more lenient, for people.
+    """
+    tagged = {normalise(found) for found in _TAGGED.findall(text) if found.strip()}
+    return answer if len(tagged) == 1 else ""
 
 
 def normalise(text: str) -> str:

@@ -55,14 +55,19 @@ def remove_torn(folder: Path, settled_s: float = 30.0) -> list[Path]:
     """
     removed = []
     for path in sorted(folder.rglob("*.so")):
-        while torn := is_torn(path):
-            age = time.time() - path.stat().st_mtime
-            if age >= settled_s or age < 0:
-                break
-            time.sleep(min(1.0, settled_s - age))
-        if torn:
-            path.unlink(missing_ok=True)
-            removed.append(path)
+        try:
+            while torn := is_torn(path):
+                age = time.time() - path.stat().st_mtime
+                if age >= settled_s or age < 0:
+                    break
+                time.sleep(min(1.0, settled_s - age))
+            if torn:
+                path.unlink()
+                removed.append(path)
+        except FileNotFoundError:
+            continue  # another process of the run was first
+        except OSError as error:
+            log.warning("%s is cut short and cannot be removed (%s).", path, error.strerror)
     return removed
 
 

@@ -7,12 +7,12 @@ the words and the published rule by which the processor resizes, and the report 
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, Field
 
 from sifthinker.policy.base import PolicyProfile
+from sifthinker.policy.files import expanded
 from sifthinker.policy.load import EMBEDDED
 from sifthinker.policy.messages import ImageKind, Message, images_of
 from sifthinker.training.planner import Plan, plan
@@ -112,7 +112,7 @@ def processor_of(recipe: SftRecipe, shape: ModelShape, *, hub: bool) -> tuple[An
     from sifthinker.policy.profiles import profile_of_family, profile_of_folder
     from sifthinker.training.sft.start import limit_pixels, trained_profile
 
-    folder = EMBEDDED if recipe.model == "embedded" else Path(recipe.model).expanduser()
+    folder = EMBEDDED if recipe.model == "embedded" else expanded(recipe.model)
     config, _ = config_of(recipe.model, hub=hub)
     cached = not folder.is_dir() and isinstance(try_to_load_from_cache(recipe.model, "tokenizer_config.json"), str)
     if not (folder.is_dir() or cached or hub):

@@ -27,7 +27,7 @@ from sifthinker.training.data.load import open_depth
 from sifthinker.training.data.records import Record
 from sifthinker.training.data.samples import inside
 from sifthinker.training.launch import own_rank
-from sifthinker.training.rewards.matching import match
+from sifthinker.training.rewards.matching import match, tagged_answer
 from sifthinker.training.sft.recipe import Evaluation, TrainMode
 
 logger = logging.getLogger(__name__)
@@ -115,7 +115,8 @@ def scores_of(told: Sequence[Told]) -> TaskScores:
 
 def _told(record: Record, result: Any) -> Told:
     boxes: list[Box] = [box.bbox_2d for box in result.steps[-1].boxes] if result.steps else []
-    right = match(result.answer or "", record.answer, record.options or None).score
+    said = tagged_answer(result.answer or "", result.trace_text)
+    right = match(said, record.answer, record.options or None).score
     return Told(record.id, right, hiou(boxes, record.boxes) if boxes else 0.0, bool(result.valid_trace))
 
 
