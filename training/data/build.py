@@ -175,22 +175,34 @@ def begin(out: Path, made_of: dict[str, Any]) -> None:
 def reopen(out: Path, store: ShardStore, reasons: Collection[str], made_of: dict[str, Any]) -> None:
     """Make the rejects of some reasons samples that are still to be done; the folder is not complete until they are.
 
+    It remembers the reasons until then: what is rejected once more for one of them is not done again by a run that goes
+    on with a retry that was broken off.
+
     Raises:
-        UsageError: the folder is complete, and nothing in it was rejected for one of these.
+        UsageError: nothing in the folder was rejected for one of these.
     """
-    found = store.reasons()
-    if is_complete(out) and not all(found[reason] for reason in reasons):
+    path, found = out / "build.json", store.reasons()
+    under_way = set(read_json(path).get("retrying", ()))
+    if not all(found[reason] or reason in under_way for reason in reasons):
         known = ", ".join(f"{reason} {count}" for reason, count in found.most_common()) or "none"
         raise UsageError(f"Expected reasons of rejects in {out} ({known}), got {', '.join(reasons)}.")
-    if any(found[reason] for reason in reasons):
-        _write_json(out / "build.json", {"complete": False, "made_of": made_of})
-        store.reopen(reasons)
+    if anew := set(reasons) - under_way:
+        told = {"complete": False, "made_of": made_of}
+        _write_json(path, {**told, "retrying": sorted(under_way)})
+        store.reopen(anew)
+        _write_json(path, {**told, "retrying": sorted(under_way | anew)})
 
 
 def is_complete(folder: Path) -> bool:
     """Whether the build of a folder came to its end."""
     path = folder / "build.json"
     return path.exists() and bool(read_json(path).get("complete"))
+
+
+def maker_of(folder: Path) -> str:
+    """The command that fills a folder."""
+    made_of = read_json(folder / "build.json").get("made_of", {})
+    return "data import" if "import" in made_of else "distil" if "distilled" in made_of else "data build"
 
 
 def expect_complete(folder: Path) -> None:
@@ -202,11 +214,9 @@ def expect_complete(folder: Path) -> None:
     path = folder / "build.json"
     if not path.exists() or is_complete(folder):
         return
-    made_of = read_json(path).get("made_of", {})
-    command = "data import" if "import" in made_of else "distil" if "distilled" in made_of else "data build"
     raise DataError(
-        f"{folder} is not complete: `sifthinker {command}` ended too early. Run the same command again, which goes on "
-        "where it ended; `training_set(…, allow_partial=True)` takes what there is."
+        f"{folder} is not complete: `sifthinker {maker_of(folder)}` ended too early. Run the same command again, which "
+        "goes on where it ended; `training_set(…, allow_partial=True)` takes what there is."
     )
 
 
@@ -236,7 +246,7 @@ def probe(source: Source) -> None:
             refused = error
     if refused is not None:
         raise UsageError(
-            f"{refused} Or have links followed: --links of `sifthinker data`, links: true for a source in a YAML file."
+            f"{refused} Or have links followed: --links, or links: true for a source in a YAML file."
         ) from refused
     if missing:
         raise UsageError(

@@ -222,7 +222,7 @@ def stats(folder: FolderArgument, as_json: JsonOption = False) -> None:
 def _print_stats(console: Console, found: Stats) -> None:
     from rich.markup import escape
 
-    state = "" if found.complete else " (not complete: the same `sifthinker data build` goes on)"
+    state = "" if found.complete else f" (not complete: the same `sifthinker {found.command}` goes on)"
     console.print(f"{found.records} records on {found.images} images, {found.rejects} rejects{state}")
     tokens = f"{found.prompt_tokens:,} tokens in, {found.completion_tokens:,} out"
     console.print(f"{found.attempts} traces written, {tokens}, {found.mean_trace_characters:.0f} characters a trace")

@@ -19,7 +19,7 @@ from sifthinker.training.data.config import BuildConfig
 from sifthinker.training.data.depths import DepthShelf
 from sifthinker.training.data.expansion import Area, forward_areas, measured
 from sifthinker.training.data.files import Gate, bring
-from sifthinker.training.data.intake import Refusal, normalised, opened, refused
+from sifthinker.training.data.intake import Refusal, Unreadable, normalised, opened, refused
 from sifthinker.training.data.records import Provenance, Record, Reject, conversation
 from sifthinker.training.data.samples import BadRow, SourceSample, inside
 from sifthinker.training.data.sources import Source
@@ -193,8 +193,11 @@ def finished(
     gate: Gate,
 ) -> Record:
     """The record, its image brought into the folder."""
-    with path.open("rb") as file:
-        kind = sniff(file.read(64))
+    try:
+        with path.open("rb") as file:
+            kind = sniff(file.read(64))
+    except OSError as error:  # it was there before the teacher wrote
+        raise Unreadable(f"{path.name} cannot be read any more ({error.strerror}).") from error
     rgb = f"images/{image.sha256[:2]}/{image.sha256}.{kind.lower()}"
     with gate:
         bring(path, folder / rgb)

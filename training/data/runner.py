@@ -87,6 +87,7 @@ class Runner:
     _missing: list[tuple[int, Reject]] = field(default_factory=list)
     """Samples whose image is not there, kept only once another's is: so an empty folder rejects nothing."""
     _unreadable: int = 0
+    _to_any: int = 0
     """Of the open samples, those whose image the system cannot read."""
     _replies: int = 0
     _last_pass: bool = False
@@ -116,10 +117,10 @@ class Runner:
                 f"The images of {self._unreadable} of {total} samples cannot be read, last: {self._last_fault} "
                 f"{self.progress.kept}Run the same command again when they can, or with --give-up to reject these."
             )
+        rejecting = "" if self._to_any == unanswered else ", or with --give-up to reject what it fails on twice"
         raise PolicyUnavailable(
             f"The teacher failed on {unanswered} of {total} samples, last: {self._last_error} "
-            f"{self.progress.kept}Run the same command again when it answers, or with --give-up to reject "
-            "what it fails on twice."
+            f"{self.progress.kept}Run the same command again when it answers{rejecting}."
         )
 
     @property
@@ -133,7 +134,7 @@ class Runner:
 
     def _pass(self, *, first: bool) -> int:
         """Go once over all samples that are not finished; how many there are in all."""
-        self.progress.open = self._unreadable = 0
+        self.progress.open = self._unreadable = self._to_any = 0
         total = 0
         pending = self._pending
         pool = ThreadPoolExecutor(self.concurrency, thread_name_prefix="sample")
@@ -146,6 +147,7 @@ class Runner:
                 position = job[0]
                 total = position + 1
                 if self.store.finished(position):
+                    self._gone_in_a_row = 0  # not one after the other in the sources
                     self.progress.earlier += first
                     self.store.close_full(position)
                     continue
@@ -243,6 +245,7 @@ class Runner:
         if self._last_pass and self.give_up and not _says_so_to_any(error) and (self._alive or self.progress.earlier):
             return reject_of(*job, Effort(), "unanswered", str(error))
         self._last_error = str(error)
+        self._to_any += _says_so_to_any(error)
         self.progress.open += 1
         if absent:
             self._failed_in_a_row += 1
@@ -259,9 +262,10 @@ class Runner:
 
     def _not_read(self, job: _Job, error: Unreadable) -> Reject | None:
         """A sample whose image the system cannot read is left open, like one whose teacher failed."""
-        self._gone(str(error))
         if self._last_pass and self.give_up:
             return reject_of(*job, Effort(), "unreadable", str(error))
+        if not self.give_up:
+            self._gone(str(error))
         self._last_fault = str(error)
         self._unreadable += 1
         self.progress.open += 1

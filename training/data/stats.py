@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, Field
 
-from sifthinker.training.data.build import is_complete
+from sifthinker.training.data.build import is_complete, maker_of
 from sifthinker.training.data.tables import read_records, read_rejects
 
 _COUNTED = ("sources", "families", "teachers", "depths", "expansions")
@@ -17,6 +17,7 @@ class Stats(BaseModel):
     """Counts over all records and rejects of a folder."""
 
     complete: bool = Field(description="Whether the build came to its end.")
+    command: str = Field(description="The command of `sifthinker` that fills the folder.")
     records: int = 0
     rejects: int = 0
     images: int = Field(default=0, description="Different ones.")
@@ -40,7 +41,7 @@ def folder_stats(folder: Path) -> Stats:
     Raises:
         DataError: it holds no records, or is damaged.
     """
-    stats = Stats(complete=is_complete(folder))
+    stats = Stats(complete=is_complete(folder), command=maker_of(folder))
     by: dict[str, Counter[str]] = {
         name: Counter() for name in ("sources", "families", "teachers", "depths", "expansions")
     }

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sifthinker.training.data.cli import GiveUpOption, JsonOption, LinksOption, RetryOption
+
 if TYPE_CHECKING:
     from sifthinker.training.distil.run import Distilled
 
@@ -41,11 +43,10 @@ def distil(
     seed: Annotated[int, typer.Option(help="Of the runs.", min=0)] = 0,
     limit: Annotated[int | None, typer.Option(help="Most questions of each source.", min=1)] = None,
     concurrency: Annotated[int, typer.Option(help="Questions under way at once.", min=1)] = 16,
-    give_up: Annotated[
-        bool,
-        typer.Option("--give-up", help="Reject what the policy fails on twice, instead of leaving it open."),
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
+    links: LinksOption = False,
+    give_up: GiveUpOption = False,
+    retry: RetryOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Ask training questions with tools, several times each, and keep the runs that are right and grounded.
 
@@ -61,7 +62,7 @@ def distil(
     from sifthinker.training.distil.config import DistilConfig
     from sifthinker.training.distil.run import distil as run
 
-    sources = [parse_source(spec).model_copy(update={"limit": limit}) for spec in source]
+    sources = [parse_source(spec).model_copy(update={"limit": limit, "links": links}) for spec in source]
     fields: dict[str, Any] = {
         "sources": sources, "policy": policy, "mode": mode, "samples": samples, "keep": keep,
         "temperature": temperature, "min_hiou": min_hiou, "min_answer": min_answer, "min_areas": min_areas,
@@ -80,7 +81,7 @@ def distil(
         def tick(progress: Any) -> None:
             shown.update(task, said=f"{progress.accepted} kept, {progress.rejected} refused")
 
-        found = run(config, out, give_up=give_up, on_progress=tick)
+        found = run(config, out, give_up=give_up, retry=retry or (), on_progress=tick)
     if as_json:
         typer.echo(found.model_dump_json())
         return

@@ -7,7 +7,7 @@ reason, images, depths, a journal. The same command goes on where a run ended; n
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from pydantic import BaseModel, Field
@@ -54,6 +54,7 @@ def distil(
     policy: Policy | None = None,
     depth: DepthEstimator | None = None,
     give_up: bool = False,
+    retry: Collection[str] = (),
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Distilled:
     """Distil into a folder, or go on with one.
@@ -63,7 +64,8 @@ def distil(
         out: the folder; new, empty, or one that the same configuration has begun.
         policy: who is asked; by default the configured one.
         depth: tells depths; by default the configured one.
-        give_up: reject what the policy fails on twice, instead of leaving it open.
+        give_up: reject what the policy fails on twice, and images that are missing, instead of leaving it open.
+        retry: reasons of rejects, see `sifthinker.training.data.build.build`.
         on_progress: told after each question.
 
     Returns:
@@ -98,6 +100,7 @@ def distil(
         config.build_config(),
         counts=maker.counts,
         give_up=give_up,
+        retry=retry,
         on_progress=on_progress,
     )
     return summed(out, sources, progress, maker.runs)

@@ -170,13 +170,15 @@ class Judge:
         open_cases = {key: case for key, case in zip(keys, cases, strict=True) if scores[key] is None}
         self.counts.asked += len(cases)
         self.counts.remembered += len(cases) - len(open_cases)
+        self._scored |= len(open_cases) < len(scores)  # in an earlier run
         if open_cases:
+            self._refused = 0
             scores.update(await self._ask_all(open_cases))
         failed = sum(score is None for score in scores.values())
         if failed:
             self.counts.failed += failed
-            # One answer that a server will not judge (a content filter's) says nothing about the judge.
-            if failed == len(scores) and not self._scored and (failed > 1 or not self._refused):
+            # Answers that a server will not judge (a content filter's) say nothing about the judge.
+            if failed == len(scores) and not self._scored and failed > self._refused:
                 raise PolicyError(
                     f"The judge {self._who} has not given a single score: it failed on all {failed} answers, last: "
                     f"{self._reason}. See that it replies with a score, then run the same command again."
@@ -197,7 +199,6 @@ class Judge:
     async def _ask_all(self, open_cases: dict[str, Case]) -> dict[str, float | None]:
         slots = asyncio.Semaphore(self.max_concurrent)
         scores: dict[str, float | None] = dict.fromkeys(open_cases)
-        self._refused = 0
         async with httpx.AsyncClient(headers=self._headers, timeout=self.call_timeout) as client:
 
             async def ask(key: str, case: Case) -> None:

@@ -30,6 +30,12 @@ _DECIDING = {
     "smaller", "bigger", "taller", "shorter", "higher", "open", "closed",
 }  # fmt: skip
 """Words that turn a text into its opposite, or into several answers: the same ones must be said, in the same order."""
+_OFFERING = {"or", "which", "between", "either"}
+"""Words of a question that offers a choice: what it says is then no word that may come and go."""
+_LINKING = {"in", "on", "at", "to", "by", "with", "from"}
+"""Words that lead up to a place or a thing: they may be left out of one text, but not exchanged."""
+_ONE = re.compile(r"\bone\b")
+_SINGLE = re.compile(r"\b(?:one|1)\b")
 _LEAST = 0.5
 """Below it a text earns nothing, as with ANLS."""
 _LONG, _LONGER = 6, 10
@@ -40,11 +46,12 @@ def likeness(said: str, truth: str, question: str = "") -> tuple[float, str]:
     """What a text is worth beside the right one, 0 to 1, and why.
 
     0 where the numbers differ, yes or no, or a word that turns the meaning (left, behind, not, or, …), and where a word
-    of the truth is missing. Words that the question says may be left out or repeated; but not where it says all of the
-    truth, since then it offers a choice, nor one in another's place. Each word too many costs its share of the truth's,
-    a slip of typing in a long word its share of the letters.
+    of the truth is missing. Words that the question says may be left out or repeated; but not where it offers a choice
+    or says all of the truth, nor one in another's place. Each word too many costs its share of the truth's, half at
+    least, a slip of typing in a long word its share of the letters.
     """
-    given, right = _words(normalise(said)), _words(normalise(truth))
+    said, truth = normalise(said), normalise(truth)
+    given, right = _words(_without_one(said, truth)), _words(_without_one(truth, said))
     if (one := _deciding(given)) != (other := _deciding(right)):
         return 0.0, f"what decides is {_shown(one)}, right is {_shown(other)}"
     if not right or not given:
@@ -52,8 +59,11 @@ def likeness(said: str, truth: str, question: str = "") -> tuple[float, str]:
     if "".join(given) == "".join(right):
         return 1.0, "the same but for spaces and points"
     given, right = _content(given), _content(right)
-    asked = {_stem(word) for word in _words(question.casefold())}
-    if all(_stem(word) in asked for word in right):
+    if not (_LINKING & {*given} and _LINKING & {*right}):
+        given, right = _unlinked(given), _unlinked(right)
+    words = _words(question.casefold())
+    asked = {_stem(word) for word in words}
+    if _OFFERING & {*words} or all(_stem(word) in asked for word in right):
         asked = set()
     left_out, put_in = _beyond(right, given, asked), _beyond(given, right, asked)
     if left_out and put_in:
@@ -67,7 +77,7 @@ def likeness(said: str, truth: str, question: str = "") -> tuple[float, str]:
             return 0.0, f"{word!r} is not said"
         cost += slip
     more = len(given) - len(right)
-    score = 1 - (cost + more) / len(right)
+    score = 1 - cost / len(right) - more * max(1 / len(right), 0.5)
     told = f"all {len(right)} words are said, {more} besides, slips cost {cost:.2f}"
     return (score if score >= _LEAST else 0.0), told
 
@@ -86,6 +96,15 @@ def _one_spelling(word: str) -> str:
 def _content(words: Sequence[str]) -> list[str]:
     """The words that say something; all where none does."""
     return [word for word in words if word not in _SMALL] or list(words)
+
+
+def _unlinked(words: Sequence[str]) -> list[str]:
+    return [word for word in words if word not in _LINKING] or list(words)
+
+
+def _without_one(text: str, other: str) -> str:
+    """A text without a "one" that stands for a thing ("the red one"): the other text counts none."""
+    return text if _SINGLE.search(other) else _ONE.sub("", text)
 
 
 def _deciding(words: Sequence[str]) -> list[str]:

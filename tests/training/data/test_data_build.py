@@ -316,6 +316,45 @@ def test_rejects_are_done_again_on_request_whenever_that_is_broken_off(tmp_path:
     ]
 
 
+def test_what_a_retry_rejects_once_more_is_not_done_again_when_it_goes_on(tmp_path: Path) -> None:
+    path, out = questions(tmp_path / "source", 6), tmp_path / "out"
+    away = tmp_path / "4.png"
+    (tmp_path / "source/images/4.png").rename(away)
+    for number in (1, 2):
+        (tmp_path / f"source/images/{number}.png").unlink()
+    config = config_for(path, shard_size=4, concurrency=1)
+    build(config, out, depth=FlatDepth())
+    away.rename(tmp_path / "source/images/4.png")
+
+    class Enough(Exception):
+        pass
+
+    def stop(progress: Progress) -> None:
+        if progress.accepted:
+            raise Enough
+
+    with pytest.raises(Enough):
+        build(config, out, depth=FlatDepth(), retry=["image:missing"], on_progress=stop)
+    with pytest.raises(UsageError, match="got boxes"):
+        build(config, out, depth=FlatDepth(), retry=["boxes"])
+    done = build(config, out, depth=FlatDepth(), retry=["image:missing"])
+    assert (done.earlier, done.accepted, done.rejected) == (6, 0, 0)
+    assert is_complete(out)
+    done = build(config, out, depth=FlatDepth(), retry=["image:missing"])
+    assert (done.earlier, done.rejected) == (4, 2)
+
+
+def test_more_unreadable_images_than_may_come_in_a_row_are_rejected_on_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sifthinker.training.data.runner.GONE_IN_A_ROW", 2)
+    path, out = questions(tmp_path / "source", 6), tmp_path / "out"
+    for number in (1, 2, 4):
+        Fault(monkeypatch, f"{number}.png", errno.EIO)
+    done = build(config_for(path, concurrency=1), out, depth=FlatDepth(), give_up=True)
+    assert (done.accepted, done.rejected) == (3, 3)
+
+
 class Disk:
     """The disk, full after so many writes of any kind."""
 

@@ -127,6 +127,13 @@ WORN = "What is the man wearing?"
         ("unopened", "opened", "", 0.0),
         ("the blue cube", "the red cube", "Which is nearer, the red cube or the blue cube?", 0.0),
         ("?!", "!!", "", 0.0),
+        ("kitchen", "in the kitchen", "Where is the man?", 1.0),
+        ("made of wood", "wood", "", 0.0),  # "made" is a word too many
+        ("on the table", "in the table", "", 0.0),
+        ("the red one", "red", "", 1.0),
+        ("dogs", "one", "How many dogs?", 0.0),
+        ("one dog", "three dogs", "", 0.0),
+        ("a large brown bear wolf", "a large brown bear", "", 0.5),  # no more than a guess between two
     ],
 )
 def test_a_free_text_must_say_what_the_right_one_says(said: str, truth: str, question: str, score: float) -> None:

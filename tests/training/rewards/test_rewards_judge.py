@@ -168,6 +168,7 @@ def test_a_refused_answer_is_a_failure_without_further_attempts(server: Server) 
     server.reply = lambda said, before: (400, "")
     assert Judge("m", server.url)(cases("a")) == [None]
     assert len(server.bodies) == 1
+    assert Judge("m", server.url)(cases("a", "b")) == [None, None], "what is refused says nothing about the judge"
 
 
 def test_a_server_that_hangs_fails_the_batch_in_time(server: Server) -> None:
@@ -194,6 +195,14 @@ def test_a_judge_that_can_never_work_ends_the_run_with_the_last_reason(server: S
     server.reply = lambda said, before: (200, "It is quite right.")
     with pytest.raises(PolicyError, match=r"on all 2 answers, last: its reply is no score .'It is quite right"):
         Judge("m", server.url, attempts=1)(cases("a", "b"))
+
+
+def test_a_judge_that_worked_in_an_earlier_run_may_be_away_for_a_batch(server: Server, tmp_path: Path) -> None:
+    assert Judge("m", server.url, cache=tmp_path)(cases("a")) == [1.0]
+    server.reply = lambda said, before: (503, "")
+    judge = Judge("m", server.url, attempts=1, cache=tmp_path)
+    assert judge(cases("a", "b")) == [1.0, None]
+    assert judge(cases("c", "d")) == [None, None]
 
 
 def test_a_judge_that_fails_in_part_is_warned_of_with_the_last_reason(
