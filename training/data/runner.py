@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
@@ -173,7 +174,7 @@ class Runner:
     def _take(self) -> None:
         """Keep what is finished, after waiting for something to be; what went well first, as it tells who is alive."""
         done, _ = wait(self._pending, return_when=FIRST_COMPLETED)
-        for future in sorted(done, key=lambda one: one.exception() is not None):
+        for future in sorted(done, key=lambda one: (one.exception() is not None, self._pending[one][0])):
             self._finish(self._pending.pop(future), future)
             self.progress.teacher = self.counts
             if self.on_progress is not None:
@@ -186,7 +187,7 @@ class Runner:
         except Unreadable as error:
             made = self._not_read(job, error)
         except PolicyError as error:
-            self._image_there()
+            self._image_there(job[0])
             made = self._failed(job, error)
         else:
             if isinstance(made, Reject) and made.reason == _MISSING and not self.give_up:
@@ -196,7 +197,7 @@ class Runner:
             if isinstance(made, Record) or made.attempts:
                 self._failed_in_a_row = 0
             if isinstance(made, Record) or (isinstance(job[2], SourceSample) and made.reason not in _NO_IMAGE):
-                self._image_there()
+                self._image_there(job[0])
         if made is not None:
             self._keep(job[0], made)
             self._count_replies(made)
@@ -281,11 +282,12 @@ class Runner:
                 "--give-up to reject the samples whose image is missing.",
             )
 
-    def _image_there(self) -> None:
-        """Some image can be read: those that were missing before it are the samples' own fault."""
-        self._gone_in_a_row = 0
-        missing, self._missing = self._missing, []
-        for position, made in missing:
+    def _image_there(self, place: float = math.inf) -> None:
+        """The image of a sample can be read: those that were missing before it are the samples' own fault."""
+        before = [one for one in self._missing if one[0] < place]
+        self._missing = [one for one in self._missing if one[0] >= place]
+        self._gone_in_a_row = len(self._missing)
+        for position, made in before:
             self._keep(position, made)
 
 
