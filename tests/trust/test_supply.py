@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 SHIPPED = {
     ".safetensors",
+    ".pt",
     ".png",
     ".jpg",
     ".jpeg",
