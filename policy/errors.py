@@ -61,7 +61,7 @@ class DataError(SifthinkerError):
 class PolicyError(SifthinkerError):
     """The policy could not be loaded or did not answer. `status` is the HTTP status of a server's refusal."""
 
-    def __init__(self, message: str, *, status: int | None = None) -> None:
+    def __init__(self, message: str = "", *, status: int | None = None) -> None:
         super().__init__(message)
         self.status = status
 

@@ -201,7 +201,8 @@ def is_complete(folder: Path) -> bool:
 
 def maker_of(folder: Path) -> str:
     """The command that fills a folder."""
-    made_of = read_json(folder / "build.json").get("made_of", {})
+    path = folder / "build.json"
+    made_of = read_json(path).get("made_of", {}) if path.exists() else {}
     return "data import" if "import" in made_of else "distil" if "distilled" in made_of else "data build"
 
 

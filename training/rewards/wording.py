@@ -63,7 +63,11 @@ def likeness(said: str, truth: str, question: str = "") -> tuple[float, str]:
         given, right = _unlinked(given), _unlinked(right)
     words = _words(question.casefold())
     asked = {_stem(word) for word in words}
-    if _OFFERING & {*words} or all(_stem(word) in asked for word in right):
+    if _OFFERING & {*words}:
+        if other := _beyond(given, right, asked):
+            return 0.0, f"{_shown(other)} is of the others that the question offers"
+        asked = set()
+    elif all(_stem(word) in asked for word in right):
         asked = set()
     left_out, put_in = _beyond(right, given, asked), _beyond(given, right, asked)
     if left_out and put_in:
