@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import struct
 import threading
 import time
@@ -66,7 +67,7 @@ def test_any_text_survives_the_tokenizer(trainer: Trainer, text: str) -> None:
 
 @pytest.mark.parametrize("kind", ["direct", "internal", "tools"])
 def test_only_the_assistants_tokens_are_learnt(trainer: Trainer, kind: str) -> None:
-    maker = SampleMaker(trainer.tokenizer, SampleConfig(jitter_share=0.0))
+    maker = SampleMaker(trainer.tokenizer, SampleConfig(jitter_share=0.0, end_share=0.0))
     view = view_scene(5)
     sample = maker.sample(view, np.random.default_rng(0))
     branch = next(branch for branch in sample.branches if branch.kind == kind)
@@ -114,6 +115,25 @@ def test_verdict_branches_learn_what_follows_from_given_boxes(trainer: Trainer) 
     assert "</answer>" in learnt
 
 
+@pytest.mark.parametrize("kind", ["verdict", "tools"])
+def test_what_is_said_of_a_moved_last_area_follows_from_it(trainer: Trainer, kind: str) -> None:
+    alone = {"ground": 0, "verdict": 0, "direct": 0, "internal": 0, "tools": 0, kind: 6}
+    config = SampleConfig(**alone, families=("closer",), tools_families=("closer",), jitter_share=0.0, end_share=1.0)
+    view, numbers = view_scene(5), set(trainer.tokenizer.convert_tokens_to_ids(list(NUMBERS)))
+    exact, moved = [target.box for target in view.targets], 0
+    for branch in SampleMaker(trainer.tokenizer, config).sample(view, np.random.default_rng(0)).branches:
+        said = trainer.tokenizer.decode(branch.ids)
+        boxes = json.loads(said.rsplit("<area>", 1)[1].split("</area>")[0])
+        told = [float(number) for number in re.findall(r"depth (\d\.\d\d)", said.rsplit("<text>", 1)[1])]
+        assert told == pytest.approx(sorted(box["depth"] for box in boxes), abs=0.011)
+        if all(min(np.abs(np.subtract(box["bbox_2d"], one)).max() for one in exact) < 0.006 for box in boxes):
+            continue  # moved, the other one would have been closer
+        moved += 1
+        start, end = _areas(branch.ids, trainer.tokenizer)[-1]
+        assert not any(branch.weights[i] for i in range(start, end) if branch.ids[i] in numbers)
+    assert moved >= 3
+
+
 def _of(branch: Branch, part: str, tokenizer: PreTrainedTokenizerFast) -> str:
     return tokenizer.decode([token for token, own in zip(branch.ids, branch.parts, strict=True) if own == part])
 
@@ -142,7 +162,7 @@ def test_a_ground_branch_never_guesses_which_of_two_is_meant(trainer: Trainer) -
 
 @pytest.mark.parametrize("kind", ["ground", "internal", "tools"])
 def test_the_numbers_of_a_box_are_told_of_the_object_that_it_is_of(trainer: Trainer, kind: str) -> None:
-    maker = SampleMaker(trainer.tokenizer, SampleConfig(jitter_share=0.0, families=("closer",)))
+    maker = SampleMaker(trainer.tokenizer, SampleConfig(jitter_share=0.0, end_share=0.0, families=("closer",)))
     view = view_scene(5)
     sample = maker.sample(view, np.random.default_rng(0))
     branch = next(branch for branch in sample.branches if branch.kind == kind)
@@ -384,7 +404,9 @@ def test_inference_tokens_are_the_training_tokens(trainer: Trainer, tmp_path: Pa
 
     policy = load_policy(str(tmp_path / "policy"))
     view = view_scene(7)
-    maker = SampleMaker(trainer.tokenizer, SampleConfig(jitter_share=0.0, depth_noise=0.0, with_options=1.0))
+    maker = SampleMaker(
+        trainer.tokenizer, SampleConfig(jitter_share=0.0, end_share=0.0, depth_noise=0.0, with_options=1.0)
+    )
     sample = maker.sample(view, np.random.default_rng(0))
     branch = next(branch for branch in sample.branches if branch.kind == "direct")
     text = trainer.tokenizer.decode(branch.ids)

@@ -56,23 +56,33 @@ def write_card(run: Path, out: Path, *, scores: Path | None, parameters: int, re
     settings = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
     lines = log_lines(run / "log.jsonl")
     last = lines[-1]
-    minutes = {
-        phase: max((line["minutes"] for line in lines if line["phase"] == phase), default=0.0) for phase in PHASES
-    }
-    steps = [max((line["step"] for line in lines if line["phase"] == phase), default=0) for phase in PHASES]
+    runs = {phase: _stretches(lines, phase, settings["log_every"]) for phase in PHASES}
+    minutes = {phase: " + ".join(f"{round(line['minutes'])}" for line in ends) or "0" for phase, ends in runs.items()}
+    steps = [f"{line['step']:,}" for ends in runs.values() for line in ends]
     text = _CARD.format(
         parameters=parameters / 1e6,
         recipe=recipe,
         seed=settings["seed"],
-        steps=f"{steps[0]:,} + {steps[1]:,} + {steps[2]:,} steps",
-        vision_minutes=round(minutes["vision"]),
-        find_minutes=round(minutes["find"]),
-        minutes=round(minutes["traces"]),
+        steps=f"{' + '.join(steps)} steps",
+        vision_minutes=minutes["vision"],
+        find_minutes=minutes["find"],
+        minutes=minutes["traces"],
         scenes=last["scenes"],
         branches=last["branches"],
         scores=_table(scores) if scores is not None else "Not measured.",
     )
     (out / "README.md").write_text(text, encoding="utf-8")
+
+
+def _stretches(lines: list[dict[str, Any]], phase: str, log_every: int) -> list[dict[str, Any]]:
+    """The last line of each time that a phase was run; a run broken off and gone on with is one."""
+    ends: list[dict[str, Any]] = []
+    for line in lines:
+        if line["phase"] == phase:
+            if line["step"] == log_every or not ends:
+                ends.append(line)
+            ends[-1] = line
+    return ends
 
 
 def _table(path: Path) -> str:

@@ -26,7 +26,7 @@ from sifthinker.training.scratch.model import CROP_PX, DEPTH_PX, RGB_PX, TOKEN_P
 from sifthinker.training.scratch.pictures import crop_px, estimated, shaken, shown
 from sifthinker.training.scratch.tokenizer import IMAGE, TURN_END, TURN_START, VISION_END, VISION_START
 from sifthinker.training.world.questions import FAMILIES, SPATIAL_FAMILIES, Question, SceneView, Target, make_questions
-from sifthinker.training.world.traces import ExpansionConfig, make_trace, mean_depth, verdict, wanted
+from sifthinker.training.world.traces import ExpansionConfig, make_trace, mean_depth, places_of, verdict, wanted
 
 Kind = Literal["ground", "verdict", "direct", "internal", "tools"]
 GROUND_PROMPT = "What is where?"
@@ -40,7 +40,9 @@ class SampleConfig(BaseModel):
     """What a scene is asked, and how a branch is weighted.
 
     `jitter_share` of the traces have their expanded boxes moved at random, by `jitter` of their size: what comes after
-    then learns to correct a wrong area, and the moved numbers themselves are not learnt. `sign_crops` are further crops
+    then learns to correct a wrong area, and the moved numbers themselves are not learnt. `end_share` of the traces with
+    measured depths or given boxes have the boxes of the last area moved, too, by `end_jitter`, and what is said of them
+    follows from the moved ones: a policy's own boxes are never quite those of the scene. `sign_crops` are further crops
     of signs, for the auxiliary head alone: characters need many examples. `weight_whole` is that of the whole image's
     box, which is always the same. `weight_conclusion` is that of what a relation's text concludes ("the red cube is
     closer"): a few words among many that are only copied, and the ones that all hangs on. `weight_text` is that of the
@@ -61,6 +63,8 @@ class SampleConfig(BaseModel):
     with_options: float = 0.7
     jitter_share: float = 0.5
     jitter: float = 0.14
+    end_share: float = 0.5
+    end_jitter: float = 0.05
     depth_noise: float = 0.5
     sign_crops: int = 2
     weight_structure: float = 0.2
@@ -159,16 +163,19 @@ class SampleMaker:
             said = f"<answer>{question.answer}</answer>{TURN_END}"
             return self._finish(kind, question.family, [(opening, False), (said, True)])
         trace = make_trace(view, question, rng, ExpansionConfig())
+        moved: set[int] = set()  # areas whose numbers are not learnt
+        if kind != "internal" and rng.random() < self.config.end_share:
+            trace, moved = self._end_shaken(view, question, trace, rng)
         if kind == "verdict":
             last = Trace(steps=[trace.steps[-1]], answer=trace.answer)
             given, told = render(last, decimals=DECIMALS).split("<text>", 1)
             pieces = [(opening + given, False), (f"<text>{told}{TURN_END}", True)]
             return self._finish(kind, question.family, pieces)
-        moved: set[int] = set()
         if rng.random() < self.config.jitter_share:
             # in tool mode the crop of a sign must be readable when its own box is a little off
             until = len(trace.steps) - (question.family != "sign" or kind != "tools")
-            trace, moved = self._jittered(view, trace, until, rng)
+            trace, before = self._jittered(view, trace, until, rng)
+            moved |= before
         # the last two areas are of the objects, expanded and as they are; before: all of the image, a hull, a mistake
         aimed = [target.index for target in question.targets]
         areas: list[list[int]] = [[] for _ in trace.steps[:-2]] + [aimed, aimed]
@@ -282,6 +289,21 @@ class SampleMaker:
                 boxes.append(AreaBox(bbox_2d=new, depth=mean_depth(view.render.depth, new)))
             steps[index] = Step(boxes=boxes, text=steps[index].text)
         return Trace(steps=steps, answer=trace.answer), moved
+
+    def _end_shaken(
+        self, view: SceneView, question: Question, trace: Trace, rng: np.random.Generator
+    ) -> tuple[Trace, set[int]]:
+        """The last area moved a little, and what is said of it; as it was where a relation would turn round by it."""
+        boxes = [shaken(target.box, self.config.end_jitter, rng) for target in question.targets]
+        if question.family in SPATIAL_FAMILIES:
+            a, b = places_of(view, question, [target.box for target in question.targets])
+            c, d = places_of(view, question, boxes)
+            if (a > b) != (c > d):
+                return trace, set()
+        areas = [AreaBox(bbox_2d=box, depth=mean_depth(view.render.depth, box)) for box in boxes]
+        text = verdict(view, question, [f"the {target.label}" for target in question.targets], boxes)
+        last = Step(boxes=areas, text=text)
+        return Trace(steps=[*trace.steps[:-1], last], answer=trace.answer), {len(trace.steps) - 1}
 
     def _positions(self, ids: list[int], grids: object, start: int) -> np.ndarray:
         """Rotary positions (3, L): text one by one, an image's tokens by row and column from a common start."""

@@ -7,6 +7,7 @@ are the depth map's means in the boxes; texts are plain and true.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,14 +88,19 @@ def wanted(question: Question) -> str:
     return " and ".join(f"the {target.label}" for target in question.targets)
 
 
-def verdict(view: SceneView, question: Question, names: list[str]) -> str:
-    """What the answer boxes show, and what follows."""
+def places_of(view: SceneView, question: Question, boxes: Sequence[Box]) -> list[float]:
+    """What a relation compares of each box: how far to the right its middle is, or its mean depth."""
+    if question.family in ("left", "right"):
+        return [(box[0] + box[2]) / 2 for box in boxes]
+    return [mean_depth(view.render.depth, box) for box in boxes]
+
+
+def verdict(view: SceneView, question: Question, names: list[str], boxes: Sequence[Box] | None = None) -> str:
+    """What the answer boxes (by default those of the question's targets) show, and what follows."""
     family, answer = question.family, question.answer
     if family in SPATIAL_FAMILIES:
         sideways = family in ("left", "right")
-        a, b = (
-            (t.box[0] + t.box[2]) / 2 if sideways else mean_depth(view.render.depth, t.box) for t in question.targets
-        )
+        a, b = places_of(view, question, [t.box for t in question.targets] if boxes is None else boxes)
         places = [(a, names[0]), (b, names[1])]
         chooses = "yes" not in question.options
         if chooses:  # in order, so that each word needs one look: at the lesser number, then at the first or the last
